@@ -1,0 +1,153 @@
+package report
+
+import "time"
+
+// NodeReport is everything the agent knows about its node. It holds facts, no conclusions about other nodes, and no
+// secrets: it is printed, served and logged.
+type NodeReport struct {
+	Node         string        `json:"node,omitempty"`
+	AgentVersion string        `json:"agentVersion"`
+	Time         time.Time     `json:"time"`
+	Ready        bool          `json:"ready"`
+	Config       ConfigStatus  `json:"config"`
+	Containerd   Containerd    `json:"containerd"`
+	Conditions   []Condition   `json:"conditions"`
+	Registries   []Registry    `json:"registries,omitempty"`
+	Certificates []Certificate `json:"certificates,omitempty"`
+	Images       []Image       `json:"images,omitempty"`
+	AgentProxy   Proxy         `json:"agentProxy,omitzero"`
+}
+
+// ConfigStatus says which config is in force.
+type ConfigStatus struct {
+	Source string `json:"source"`
+	// Hash is the SHA-256 of the config in force, in hex; empty while there is none.
+	Hash string `json:"hash,omitempty"`
+	// Rejected are the faults of a newer config that is not in force, one line each; empty when the newest is in
+	// force.
+	Rejected []string `json:"rejected,omitempty"`
+}
+
+// Containerd describes the daemon of this node.
+type Containerd struct {
+	Address string `json:"address"`
+	Version string `json:"version,omitempty"`
+	// HostsDir is the directory that hotplate writes for it.
+	HostsDir string `json:"hostsDir"`
+	// Proxy is what the daemon's environment says, passwords removed; it may differ from the agent's.
+	Proxy Proxy `json:"proxy,omitzero"`
+}
+
+// Proxy is the HTTP proxy setting of one process, with passwords removed.
+type Proxy struct {
+	HTTP  string `json:"http,omitempty"`
+	HTTPS string `json:"https,omitempty"`
+	No    string `json:"no,omitempty"`
+}
+
+// ConditionStatus is True, False or Unknown, as in Kubernetes.
+type ConditionStatus string
+
+// The values of a condition.
+const (
+	True    ConditionStatus = "True"
+	False   ConditionStatus = "False"
+	Unknown ConditionStatus = "Unknown"
+)
+
+// The types of condition that a node reports.
+const (
+	// ConfigValid is False while the newest config is rejected; the last good one stays in force.
+	ConfigValid = "ConfigValid"
+	// ContainerdHealthy is True while the daemon and its CRI plugin answer.
+	ContainerdHealthy = "ContainerdHealthy"
+	// RegistriesConfigured is True when the hosts directory holds what the config asks for.
+	RegistriesConfigured = "RegistriesConfigured"
+	// HostsLive is True when the probe has shown that the running daemon obeys the hosts directory.
+	HostsLive = "HostsLive"
+	// CertificatesValid is False while a certificate that the config names is expired or unreadable.
+	CertificatesValid = "CertificatesValid"
+	// ImagesReady is True when every image of the config is Ready.
+	ImagesReady = "ImagesReady"
+)
+
+// Condition is one fact about the node, in the form of Kubernetes' metav1.Condition.
+type Condition struct {
+	Type   string          `json:"type"`
+	Status ConditionStatus `json:"status"`
+	// Reason is one CamelCase word for programs.
+	Reason string `json:"reason"`
+	// Message is for people: the object, the cause, the next step.
+	Message            string    `json:"message,omitempty"`
+	LastTransitionTime time.Time `json:"lastTransitionTime"`
+}
+
+// Registry is the state of one registry host's directory.
+type Registry struct {
+	Host string `json:"host"`
+	// State is Applied, Conflict, Flapping or Failed.
+	State   RegistryState `json:"state"`
+	Message string        `json:"message,omitempty"`
+	Mirrors []Mirror      `json:"mirrors,omitempty"`
+}
+
+// RegistryState says what became of a registry's part of the config.
+type RegistryState string
+
+// The states of a registry.
+const (
+	RegistryApplied  RegistryState = "Applied"
+	RegistryConflict RegistryState = "Conflict"
+	RegistryFlapping RegistryState = "Flapping"
+	RegistryFailed   RegistryState = "Failed"
+)
+
+// Mirror is what the agent saw of a mirror when it last looked.
+type Mirror struct {
+	URL       string `json:"url"`
+	Reachable bool   `json:"reachable"`
+	// Message is the answer or the error.
+	Message string `json:"message,omitempty"`
+	// Overlap is true while an old CA is still trusted beside the new one, because the mirror's certificate does
+	// not verify against the new one yet.
+	Overlap bool `json:"overlap,omitempty"`
+}
+
+// Certificate is one certificate that the config uses.
+type Certificate struct {
+	// Used names the config's bundle or key pair.
+	Used     string    `json:"used"`
+	Subject  string    `json:"subject"`
+	NotAfter time.Time `json:"notAfter"`
+	// State is Valid, Expiring or Expired.
+	State string `json:"state"`
+}
+
+// ImagePhase is where an image is on its way to the node.
+type ImagePhase string
+
+// The phases of an image.
+const (
+	ImagePending   ImagePhase = "Pending"
+	ImageResolving ImagePhase = "Resolving"
+	ImageFetching  ImagePhase = "Fetching"
+	ImageUnpacking ImagePhase = "Unpacking"
+	ImageReady     ImagePhase = "Ready"
+	ImageFailed    ImagePhase = "Failed"
+)
+
+// Image is the state of one image of the config.
+type Image struct {
+	Name   string     `json:"name"`
+	Ref    string     `json:"ref"`
+	Digest string     `json:"digest,omitempty"`
+	Phase  ImagePhase `json:"phase"`
+	Pinned bool       `json:"pinned"`
+	// BytesDone and BytesTotal count compressed bytes of the blobs that were missing.
+	BytesDone  int64 `json:"bytesDone"`
+	BytesTotal int64 `json:"bytesTotal"`
+	// Message says what it waits for, or why it failed and what to do.
+	Message string `json:"message,omitempty"`
+	// Retry is when a failed image is tried again.
+	Retry time.Time `json:"retry,omitzero"`
+}
