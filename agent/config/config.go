@@ -1,0 +1,165 @@
+package config
+
+// APIVersion is the version of the document that this package reads.
+const APIVersion = "hotplate.dev/v1alpha1"
+
+// Config is the whole document, the same in a file and in a ConfigMap.
+type Config struct {
+	// APIVersion is hotplate.dev/v1alpha1. Required.
+	APIVersion string `yaml:"apiVersion"`
+	// Registries say where containerd finds images, one entry for each registry host. Default: none; containerd's
+	// own behaviour stays as it is.
+	Registries []Registry `yaml:"registries,omitempty"`
+	// Certs are the CA bundles and key pairs that registries name. Default: none.
+	Certs Certs `yaml:"certs,omitempty"`
+	// Credentials are the logins that registries name. They are read from files and never stand in this document.
+	// Default: none.
+	Credentials []Credential `yaml:"credentials,omitempty"`
+	// Images are what the node has on its disk before a pod asks. Default: none.
+	Images []Image `yaml:"images,omitempty"`
+	// Prefetch bounds what fetching images may take of the node. Default: as documented there.
+	Prefetch Prefetch `yaml:"prefetch,omitempty"`
+}
+
+// Registry says where containerd finds the images of one registry host.
+type Registry struct {
+	// Host is the name in an image reference: docker.io, host, host:port, [v6]:port, or _default for every host
+	// that has no entry of its own. Required; no two entries may have the same.
+	Host string `yaml:"host"`
+	// Mirrors are asked in this order, before the registry itself. Default: none; then tls must be set.
+	Mirrors []Mirror `yaml:"mirrors,omitempty"`
+	// Upstream says whether the registry itself may be asked when no mirror answers: Allow makes mirrors a cache,
+	// Deny a wall. Required where there are mirrors, because a wrong guess either leaks or breaks pulls. Without
+	// mirrors it may only be Allow, the default there.
+	Upstream Upstream `yaml:"upstream,omitempty"`
+	// TLS is used towards the registry itself. Default: the node's own CA roots. Not allowed under Deny.
+	TLS TLS `yaml:"tls,omitempty"`
+	// Credentials names the login for the registry itself, used for prefetch only. Default: none. Not allowed
+	// under Deny.
+	Credentials string `yaml:"credentials,omitempty"`
+	// Adopt permits taking over a directory for this host that somebody else wrote; their files are kept and put
+	// back at uninstall. Default: false; such a directory is then a conflict, reported and left alone.
+	Adopt bool `yaml:"adopt,omitempty"`
+}
+
+// Upstream is Allow or Deny.
+type Upstream string
+
+// The values of Upstream.
+const (
+	Allow Upstream = "Allow"
+	Deny  Upstream = "Deny"
+)
+
+// Mirror is one place that serves a registry's images.
+type Mirror struct {
+	// URL is scheme://host[:port] without a path. Required; https or http.
+	URL string `yaml:"url"`
+	// Path is the path of the images below /v2, in Harbor the project. hotplate renders /v2/<path> together with
+	// override_path. Default: none.
+	Path string `yaml:"path,omitempty"`
+	// Capabilities are what containerd may ask of this mirror, of pull, resolve, push and referrers (containerd
+	// 2.2 and later; left out for earlier ones). Default: pull and resolve.
+	Capabilities []Capability `yaml:"capabilities,omitempty"`
+	TLS          `yaml:",inline"`
+	// Headers are sent with every request to this mirror. They stand in hosts.toml, which pods with access to the
+	// host's files can read. Default: none.
+	Headers map[string][]string `yaml:"headers,omitempty"`
+	// Credentials names the login for this mirror. It is used for prefetch only; pods bring their own
+	// imagePullSecrets, unless exposeToNode is set. Default: none.
+	Credentials string `yaml:"credentials,omitempty"`
+	// ExposeToNode also writes the credentials into hosts.toml (mode 0600), as an Authorization header: every pod
+	// of the node may then pull everything that this login may. Default: false.
+	ExposeToNode bool `yaml:"exposeToNode,omitempty"`
+	// DialTimeout bounds one TCP connect, so that a mirror that is gone costs seconds and not minutes. containerd
+	// honours it from 2.0.7 and 2.1.0 on. Default: 2s.
+	DialTimeout Duration `yaml:"dialTimeout,omitempty"`
+}
+
+// Capability is something that containerd may ask of a mirror.
+type Capability string
+
+// TLS says how a host proves itself to containerd, and containerd to it.
+type TLS struct {
+	// CA names bundles of certs.bundles, trusted in addition to the node's CA roots. Default: those roots only.
+	CA []string `yaml:"ca,omitempty"`
+	// ClientCert names a pair of certs.keyPairs, presented to a host that asks. Default: none.
+	ClientCert string `yaml:"clientCert,omitempty"`
+	// SkipVerify accepts any certificate. Whoever can answer for the host then decides what this node runs.
+	// Default: false.
+	SkipVerify bool `yaml:"skipVerify,omitempty"`
+}
+
+// Certs are named CA bundles and key pairs.
+type Certs struct {
+	// Bundles are sets of CA certificates. Default: none.
+	Bundles []BundleSource `yaml:"bundles,omitempty"`
+	// KeyPairs are client certificates with their keys. Default: none.
+	KeyPairs []KeyPairSource `yaml:"keyPairs,omitempty"`
+}
+
+// BundleSource is a named CA bundle. At least one of pem, file and dir must be set; what they hold is merged.
+type BundleSource struct {
+	// Name is what registries call it. Required, unique among bundles.
+	Name string `yaml:"name"`
+	// PEM holds certificates, and nothing else. Default: none.
+	PEM string `yaml:"pem,omitempty"`
+	// File is a PEM file. It is watched: a change takes effect within a second. Default: none.
+	File string `yaml:"file,omitempty"`
+	// Dir is a directory whose *.pem, *.crt and *.cer files are read. It is watched. Default: none.
+	Dir string `yaml:"dir,omitempty"`
+}
+
+// KeyPairSource is a named client certificate with its key. Each comes either inline or from a file.
+type KeyPairSource struct {
+	// Name is what registries call it. Required, unique among key pairs.
+	Name string `yaml:"name"`
+	// Cert is the certificate chain in PEM, leaf first. Either cert or certFile is required.
+	Cert string `yaml:"cert,omitempty"`
+	// CertFile is a PEM file with the certificate chain. It is watched.
+	CertFile string `yaml:"certFile,omitempty"`
+	// Key is the private key in PEM. Either key or keyFile is required; whoever reads this document reads an
+	// inline key, so prefer the file.
+	Key Secret `yaml:"key,omitempty"`
+	// KeyFile is a PEM file with the private key. It is watched.
+	KeyFile string `yaml:"keyFile,omitempty"`
+}
+
+// Credential is a named login. Either dockerConfigFile, or usernameFile together with passwordFile, is required.
+type Credential struct {
+	// Name is what registries call it. Required, unique.
+	Name string `yaml:"name"`
+	// DockerConfigFile is a docker config JSON, as in a Secret of type kubernetes.io/dockerconfigjson. It is
+	// watched. Credential helpers in it are not run.
+	DockerConfigFile string `yaml:"dockerConfigFile,omitempty"`
+	// UsernameFile holds the user name; surrounding white space is cut off. It is watched.
+	UsernameFile string `yaml:"usernameFile,omitempty"`
+	// PasswordFile holds the password or token; a trailing newline is cut off. It is watched.
+	PasswordFile string `yaml:"passwordFile,omitempty"`
+}
+
+// Image is one image that the node should hold.
+type Image struct {
+	// Name is what people and labels call it. Required, unique, a DNS label.
+	Name string `yaml:"name"`
+	// Ref is the image as pods write it: host/repository:tag, @digest or both. Required. A reference without a
+	// host means docker.io, as everywhere.
+	Ref string `yaml:"ref"`
+	// Aliases are other names that pods use for the same image. Default: none.
+	Aliases []string `yaml:"aliases,omitempty"`
+	// Platform picks from an index, such as linux/amd64. Default: the node's.
+	Platform string `yaml:"platform,omitempty"`
+	// Priority orders images: higher first, equal ones in the order of this document. Default: 0.
+	Priority int `yaml:"priority,omitempty"`
+	// Pin protects the image from the kubelet's garbage collection (containerd 1.6.36 and later). Default: true.
+	Pin *bool `yaml:"pin,omitempty"`
+}
+
+// Prefetch bounds what fetching images may take of the node.
+type Prefetch struct {
+	// MaxParallel is how many requests for parts of images are under way at once. Default: 8; 1 to 64.
+	MaxParallel int `yaml:"maxParallel,omitempty"`
+	// Memory is how much memory the parts on their way from the network to the disk may take, as a Kubernetes
+	// quantity of bytes. Default: 256Mi; at least 16Mi.
+	Memory Bytes `yaml:"memory,omitempty"`
+}

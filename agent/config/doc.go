@@ -1,0 +1,2 @@
+// Package config is the document that tells hotplate what a node should hold.
+package config
