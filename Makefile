@@ -1,0 +1,70 @@
+# Every target does its own set-up. `make help` lists them.
+SHELL := /bin/bash -o pipefail
+GO ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 10s
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: build
+build: ## Build the programs into bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+.PHONY: demo
+demo: build ## Run the main job on real parts for a person to watch (DEMO_SIZE=1500 MB)
+	$(GO) run ./hack/setup containerd-2.4 registry
+	$(GO) run ./hack/demo
+
+.PHONY: test
+test: setup lint unit e2e demo-small ## What CI runs: lint, unit tests with race, real parts, a small demo
+
+.PHONY: test-full
+test-full: setup-full lint unit fuzz e2e-full demo ## Adds all containerd lines, long crash loops, fuzzing, the full demo
+
+.PHONY: setup
+setup: ## Install Debian packages and build the real parts that tests need
+	$(GO) run ./hack/setup
+
+.PHONY: setup-full
+setup-full:
+	$(GO) run ./hack/setup all
+
+.PHONY: lint
+lint: verify ## gofmt, vet, staticcheck, import rules (golangci-lint), generated files up to date
+	$$($(GO) run ./hack/setup -path golangci-lint)/golangci-lint run ./...
+
+.PHONY: verify
+verify: ## Check that generated files are what their generators write
+	$(GO) run ./hack/schema -verify
+	$(GO) mod tidy -diff
+
+.PHONY: generate
+generate: ## Write the generated files
+	$(GO) run ./hack/schema
+
+.PHONY: unit
+unit: ## Unit tests with the race detector
+	$(GO) test -race ./...
+
+.PHONY: e2e
+e2e: ## Tests on real containerd (1.7 and 2.4) and a real registry; needs root
+	HOTPLATE_LINES=1.7,2.4 $(GO) test -tags e2e -count=1 -p 1 -timeout 30m ./hack/... ./prefetch/... ./hostconfig/...
+
+.PHONY: e2e-full
+e2e-full: ## The same on every containerd line from 1.6 to 2.4; keeps the table in docs/
+	HOTPLATE_LINES=all $(GO) test -tags e2e -count=1 -p 1 -timeout 80m ./hack/... ./prefetch/... ./hostconfig/...
+
+.PHONY: demo-small
+demo-small: build
+	DEMO_SIZE=150 $(GO) run ./hack/demo
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME
+	$(GO) run ./hack/fuzz -time $(FUZZTIME)
+
+.PHONY: clean
+clean: ## Remove what builds and the demo wrote here
+	rm -rf bin .demo
