@@ -1,0 +1,115 @@
+package prefetch
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+)
+
+// The defaults of Config.
+const (
+	DefaultMaxParallel = 8
+	DefaultMemory      = 256 << 20
+	DefaultChunkSize   = 8 << 20
+)
+
+// Config is what a Prefetcher needs.
+type Config struct {
+	// Hosts finds the registry hosts of a reference, in order; required. It is asked anew for every image, so that
+	// changed hosts and certificates are seen. Use Hosts to read a node's certs.d.
+	Hosts docker.RegistryHosts
+	// Store is where images go; required.
+	Store Store
+	// Log is required.
+	Log *slog.Logger
+	// MaxParallel is how many requests for parts of images are under way at once, over all images. Default: 8.
+	MaxParallel int
+	// Memory is how many bytes of images are held in memory at once, over all images. Default: 256 MiB.
+	Memory int64
+	// ChunkSize is how many bytes one request asks for. Default: 8 MiB, or less, so that MaxParallel chunks and
+	// as many that wait for their turn fit into Memory.
+	ChunkSize int64
+	// UserAgent is sent with every request. Default: hotplate/<version of this build>.
+	UserAgent string
+}
+
+// Prefetcher makes images ready. It is safe for concurrent use; images share its limits.
+type Prefetcher struct {
+	cfg Config
+}
+
+// New checks cfg and returns a Prefetcher.
+func New(cfg Config) (*Prefetcher, error) {
+	if cfg.Hosts == nil || cfg.Store == nil || cfg.Log == nil {
+		return nil, errors.New("prefetch: Hosts, Store and Log are required")
+	}
+	return &Prefetcher{cfg: cfg}, nil
+}
+
+// Result tells what became of an image.
+type Result struct {
+	// Ref is the normalised reference.
+	Ref string `json:"ref"`
+	// Digest is the manifest that is used on this node. IndexDigest is the index it was chosen from, or empty.
+	Digest       string `json:"digest"`
+	IndexDigest  string `json:"indexDigest,omitempty"`
+	ConfigDigest string `json:"configDigest"` // the image ID of CRI
+	ChainID      string `json:"chainID"`
+	// Names are the image records that point at it.
+	Names        []string      `json:"names"`
+	Pinned       bool          `json:"pinned"`
+	PinSupported bool          `json:"pinSupported"`
+	BytesFetched int64         `json:"bytesFetched"`
+	Duration     time.Duration `json:"duration"`
+	// Note is what a person should know although it is no error; empty if nothing.
+	Note string `json:"note,omitempty"`
+}
+
+// Target is the digest that the image's names point at: the index's, or the manifest's if there is no index.
+func (r Result) Target() string {
+	if r.IndexDigest != "" {
+		return r.IndexDigest
+	}
+	return r.Digest
+}
+
+// Ensure makes img ready and returns when it is, or with the reason why not. It may be called again at any time; what is
+// there already is not fetched again. Calls for the same image run one after the other.
+//
+// A failure leaves no image record. What was fetched stays for the next call.
+func (p *Prefetcher) Ensure(ctx context.Context, img Image, pr *Progress) (Result, error) {
+	return Result{}, errors.ErrUnsupported
+}
+
+// Check tells whether img is ready now, under all its names, without asking a registry. With a digest, as in
+// Result.Target or Result.Digest, it must be that one; with an empty one, whatever Ref's name points at. The Result
+// holds what is there, also when it is not ready; Note then says what is missing.
+func (p *Prefetcher) Check(ctx context.Context, img Image, digest string) (Result, bool, error) {
+	return Result{}, false, errors.ErrUnsupported
+}
+
+// Unpin removes our pin from the image with this ID, a Result's ConfigDigest. Pins of others are left.
+func (p *Prefetcher) Unpin(ctx context.Context, configDigest string) error {
+	return errors.ErrUnsupported
+}
+
+// Pins are the images that carry a pin of ours.
+func (p *Prefetcher) Pins(ctx context.Context) ([]Pin, error) {
+	return p.cfg.Store.Pins(ctx)
+}
+
+// Sweep removes what runs that died have left behind for images that are no longer wanted. Call it at the start and
+// when the wanted images change. Work under way in another process with the same store owner is not safe from it.
+func (p *Prefetcher) Sweep(ctx context.Context, wanted []Image) error {
+	return errors.ErrUnsupported
+}
+
+// Hosts reads the registry hosts of a hosts directory (certs.d) as containerd does, at every call. creds gives user and
+// secret for the host that is really asked, such as registry-1.docker.io or harbor.example.com:8443; an empty user with
+// a secret means a long-lived token, both empty means no credentials. The proxy is taken from the environment.
+func Hosts(hostsDir string, creds func(host string) (user, secret string, err error)) docker.RegistryHosts {
+	return nil
+}

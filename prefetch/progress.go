@@ -1,0 +1,152 @@
+package prefetch
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Phase is where an image or a layer is on its way.
+type Phase string
+
+// The phases. A layer is Pending until its first byte is asked for.
+const (
+	Pending   Phase = "Pending"
+	Resolving Phase = "Resolving"
+	Fetching  Phase = "Fetching"
+	Unpacking Phase = "Unpacking"
+	Ready     Phase = "Ready"
+	Failed    Phase = "Failed"
+)
+
+// Progress is told by Ensure how far it is, and asked by whoever shows it. It holds one image's state, so it is bounded
+// by nature. The zero value is ready; a nil Progress is told nothing. It is safe for concurrent use.
+type Progress struct {
+	mu   sync.Mutex
+	snap Snapshot
+	at   map[digest.Digest]int // index into snap.Layers
+}
+
+// Snapshot is the state of one image at one moment.
+type Snapshot struct {
+	Ref   string `json:"ref"`
+	Phase Phase  `json:"phase"`
+	// Digest is the manifest's, IndexDigest that of the index it was chosen from; empty until known.
+	Digest      string `json:"digest,omitempty"`
+	IndexDigest string `json:"indexDigest,omitempty"`
+	// BytesDone and BytesTotal count the compressed bytes of the layers; those found on the node count as done.
+	BytesDone  int64 `json:"bytesDone"`
+	BytesTotal int64 `json:"bytesTotal"`
+	// BytesFetched is what came over the network in this run, repeats included.
+	BytesFetched int64 `json:"bytesFetched"`
+	// WaitingFor says what the image waits for; empty while it moves.
+	WaitingFor string `json:"waitingFor,omitempty"`
+	// Error is why it failed.
+	Error   string    `json:"error,omitempty"`
+	Started time.Time `json:"started,omitzero"`
+	// Ended is when it became Ready or Failed.
+	Ended  time.Time `json:"ended,omitzero"`
+	Layers []Layer   `json:"layers,omitempty"`
+}
+
+// Layer is the state of one layer at one moment.
+type Layer struct {
+	Digest    string `json:"digest"`
+	MediaType string `json:"mediaType"`
+	// Size is the compressed size in bytes, Done how much of it containerd has.
+	Size  int64 `json:"size"`
+	Done  int64 `json:"done"`
+	Phase Phase `json:"phase"`
+	// Host is the registry host that its bytes come from.
+	Host string `json:"host,omitempty"`
+	// WaitingFor says what the layer waits for; empty while it moves.
+	WaitingFor string `json:"waitingFor,omitempty"`
+}
+
+// Snapshot returns a copy of the present state.
+func (p *Progress) Snapshot() Snapshot {
+	if p == nil {
+		return Snapshot{Phase: Pending}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.snap
+	s.Layers = slices.Clone(s.Layers)
+	if s.Phase == "" {
+		s.Phase = Pending
+	}
+	for _, l := range s.Layers {
+		s.BytesDone += l.Done
+		s.BytesTotal += l.Size
+	}
+	return s
+}
+
+// update changes the state under the lock.
+func (p *Progress) update(f func(*Snapshot)) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f(&p.snap)
+}
+
+func (p *Progress) start(ref string) {
+	p.update(func(s *Snapshot) {
+		*s = Snapshot{Ref: ref, Phase: Resolving, Started: time.Now()}
+		p.at = nil
+	})
+}
+
+func (p *Progress) phase(ph Phase) {
+	p.update(func(s *Snapshot) {
+		s.Phase, s.WaitingFor = ph, ""
+		for i := range s.Layers {
+			if ph == Unpacking || ph == Ready {
+				s.Layers[i].Phase, s.Layers[i].WaitingFor = ph, ""
+			}
+		}
+	})
+}
+
+func (p *Progress) waiting(what string) {
+	p.update(func(s *Snapshot) { s.WaitingFor = what })
+}
+
+func (p *Progress) end(err error) {
+	p.update(func(s *Snapshot) {
+		s.Phase, s.WaitingFor, s.Ended = Ready, "", time.Now()
+		if err != nil {
+			s.Phase, s.Error = Failed, err.Error()
+		}
+	})
+}
+
+// layers says which layers the image has; a digest that occurs twice is one layer here.
+func (p *Progress) layers(layers []ocispec.Descriptor) {
+	p.update(func(s *Snapshot) {
+		p.at, s.Layers = make(map[digest.Digest]int, len(layers)), nil
+		for _, l := range layers {
+			if _, ok := p.at[l.Digest]; ok {
+				continue
+			}
+			p.at[l.Digest] = len(s.Layers)
+			s.Layers = append(s.Layers, Layer{
+				Digest: l.Digest.String(), MediaType: l.MediaType, Size: l.Size, Phase: Pending,
+			})
+		}
+	})
+}
+
+// layer changes the state of one layer under the lock.
+func (p *Progress) layer(d digest.Digest, f func(*Layer)) {
+	p.update(func(s *Snapshot) {
+		if i, ok := p.at[d]; ok {
+			f(&s.Layers[i])
+		}
+	})
+}

@@ -1,0 +1,106 @@
+package prefetch
+
+import (
+	"context"
+	"errors"
+
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Store is where images end up: containerd, or a memory store in tests. All methods are safe for concurrent use.
+type Store interface {
+	// State tells what the store has of an image. It asks no registry and changes nothing.
+	State(ctx context.Context, q Query) (State, error)
+	// Open begins or continues the work on one image. Until Close nothing that the session wrote or found is
+	// collected; key is the same for every run for the same image.
+	Open(ctx context.Context, key string) (Session, error)
+	// Pin protects the image with this ID (the config's digest) from the kubelet's garbage collection and marks the
+	// pin as ours. A pin that someone else set is left as it is.
+	Pin(ctx context.Context, imageID digest.Digest) error
+	// Unpin removes the pin if it is ours; anything else, also an image that is gone, is left alone.
+	Unpin(ctx context.Context, imageID digest.Digest) error
+	// Pins are the images that carry a pin of ours.
+	Pins(ctx context.Context) ([]Pin, error)
+	// Sweep removes what runs that died left behind, except for the keys that keep wants.
+	Sweep(ctx context.Context, keep func(key string) bool) error
+}
+
+// Session is the work on one image. Blob may be called by several goroutines at once; the rest is called in order.
+type Session interface {
+	// Has tells whether the blob is complete in the store, and protects it until Close.
+	Has(ctx context.Context, desc ocispec.Descriptor) (bool, error)
+	// Read returns a blob that Has reported, at most max bytes of it.
+	Read(ctx context.Context, desc ocispec.Descriptor, max int64) ([]byte, error)
+	// Blob opens the blob for writing. It returns ErrPresent if the blob is complete. If someone else is writing the
+	// same blob, it calls waiting once and returns when they have finished or given up.
+	Blob(ctx context.Context, desc ocispec.Descriptor, waiting func()) (BlobWriter, error)
+	// Link records, after parent is complete, that it refers to children (so that they are not collected) and
+	// from which repository it came.
+	Link(ctx context.Context, ref string, parent ocispec.Descriptor, children []ocispec.Descriptor) error
+	// Unpack makes the snapshots of the image and returns the chain ID of the last. All blobs are complete.
+	Unpack(ctx context.Context, ref string, target ocispec.Descriptor, p platforms.MatchComparer) (digest.Digest, error)
+	// Publish makes the names point at target, in order. Names that point elsewhere are moved.
+	Publish(ctx context.Context, names []string, target ocispec.Descriptor) error
+	// Close ends the session. With keep, what is unfinished stays for the next session of the same key, for a time
+	// that the store bounds; without, it may be collected.
+	Close(ctx context.Context, keep bool) error
+}
+
+// BlobWriter takes the bytes of one blob in order. It is used by one goroutine.
+type BlobWriter interface {
+	// Write appends p. It returns when the store has taken the bytes.
+	Write(p []byte) (int, error)
+	// Offset is how many bytes the store has.
+	Offset() int64
+	// Reset forgets the bytes written so far; the next Write starts at 0.
+	Reset() error
+	// Commit completes the blob. An error that is ErrDigest says that the bytes were not the blob's: they have been
+	// discarded, and the writer is closed.
+	Commit(ctx context.Context) error
+	// Close ends the writing; what was written stays for a later Blob. It may be called after Commit.
+	Close() error
+}
+
+// ErrPresent is returned by Session.Blob for a blob that is complete.
+var ErrPresent = errors.New("blob is complete")
+
+// ErrDigest is returned by BlobWriter.Commit when the bytes do not have the blob's digest or size.
+var ErrDigest = errors.New("content does not match its digest")
+
+// Query asks for the state of an image.
+type Query struct {
+	// Names are normalised image names.
+	Names []string
+	// Target is the digest that the names should point at; empty: what the first name points at.
+	Target   digest.Digest
+	Platform platforms.MatchComparer
+}
+
+// State is what the store has of an image.
+type State struct {
+	// Target is the digest asked for, or what the first name points at; empty if neither is there.
+	Target digest.Digest
+	// Names maps each name that has a record to the digest it points at.
+	Names map[string]digest.Digest
+	// Visible maps each name that CRI answers for to the image ID it answers with.
+	Visible map[string]digest.Digest
+	// Manifest and Config are the blobs chosen for the platform; empty if they are not in the store.
+	Manifest, Config digest.Digest
+	// ChainID is the name of the last snapshot; Unpacked tells whether that snapshot exists.
+	ChainID  digest.Digest
+	Unpacked bool
+	// Pinned is what CRI says of the image ID. PinSupported is false where the daemon knows no pins.
+	Pinned, PinSupported bool
+	// Runtime names the daemon and its version, for messages.
+	Runtime string
+}
+
+// Pin is a pin of ours.
+type Pin struct {
+	// ImageID is the digest of the image's config.
+	ImageID digest.Digest
+	// Target is the manifest or index that the image's record points at.
+	Target digest.Digest
+}
