@@ -1,0 +1,73 @@
+package tools
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Part is one or more programs that are built together from one nested module, or taken from one Debian package.
+type Part struct {
+	// Name is the part's name on the command line and its directory below hack/tools.
+	Name string
+	// Module is the module whose version is the part's version.
+	Module string
+	// VersionVar is the Go variable that the version is linked into, without its "v". Empty: none.
+	VersionVar string
+	// Debian is the Debian package to unpack. Set instead of Module.
+	Debian string
+	// Wants is what the Debian program's --version must contain, since a package has other versions in other releases.
+	Wants string
+	// Default says that tests need the part unless they are told to run more than usual.
+	Default bool
+}
+
+const (
+	containerd1 = "github.com/containerd/containerd"
+	containerd2 = "github.com/containerd/containerd/v2"
+)
+
+// Parts lists every part that can be built, in the order in which "all" builds them.
+func Parts() []Part {
+	v1, v2 := containerd1+"/version.Version", containerd2+"/version.Version"
+	return []Part{
+		{Name: "containerd-2.4", Module: containerd2, VersionVar: v2, Default: true},
+		{Name: "registry", Module: "github.com/distribution/distribution/v3", Default: true,
+			VersionVar: "github.com/distribution/distribution/v3/version.version"},
+		{Name: "containerd-1.7", Module: containerd1, VersionVar: v1, Default: true},
+		{Name: "golangci-lint", Module: "github.com/golangci/golangci-lint/v2", VersionVar: "main.version", Default: true},
+		{Name: "containerd-2.3", Module: containerd2, VersionVar: v2},
+		{Name: "containerd-2.2", Module: containerd2, VersionVar: v2},
+		{Name: "containerd-2.1", Module: containerd2, VersionVar: v2},
+		{Name: "containerd-2.0", Module: containerd2, VersionVar: v2},
+		{Name: "containerd-1.6", Debian: "containerd", Wants: " 1.6."},
+	}
+}
+
+// Lookup returns the part of that name. The error lists the names that there are.
+func Lookup(name string) (Part, error) {
+	var names []string
+	for _, p := range Parts() {
+		if p.Name == name {
+			return p, nil
+		}
+		names = append(names, p.Name)
+	}
+	return Part{}, fmt.Errorf("no part is named %q; there are %s", name, strings.Join(names, ", "))
+}
+
+// Package is a Debian package that the rig runs programs of.
+type Package struct {
+	// Name is the package's name.
+	Name string
+	// Program is a program of it. Where dpkg is missing, a program on the PATH stands for the package.
+	Program string
+	// Reason says what needs it.
+	Reason string
+}
+
+// Packages lists the Debian packages that the rig needs on the machine.
+func Packages() []Package {
+	return []Package{
+		{Name: "runc", Program: "runc", Reason: "containerd runs containers with it"},
+	}
+}
