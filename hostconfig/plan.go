@@ -9,7 +9,8 @@ type Op string
 
 // The operations, in the order in which a plan has them.
 const (
-	// PublishFile writes a PEM file into SharedDir: Path, Mode, Data. Old is what the path holds now.
+	// PublishFile writes a PEM file into SharedDir: Path, Mode, Data. Old is what the path holds now. It may be
+	// anything but a directory; a rename replaces it.
 	PublishFile Op = "publish file"
 	// PublishDir makes a host directory that is not there: Path with Files, in one rename.
 	PublishDir Op = "publish directory"
@@ -26,15 +27,17 @@ const (
 	// RemoveDir removes a host directory of ours and the files OldFiles in it. It holds nothing else; a thing that
 	// came since must be left, and its directory too.
 	RemoveDir Op = "remove directory"
-	// RemoveFile removes one file of ours and leaves the directory, which holds other people's files.
+	// RemoveFile removes one file of ours and leaves the directory, which holds other people's files. Old is "" when
+	// there is nothing to remove and the path only has to leave the manifest; the directory may then be a symlink.
 	RemoveFile Op = "remove file"
 	// RetireFile removes a PEM file that nothing names any more, after a delay: a pull that has already read the
-	// old hosts.toml may still open it. It is also how a file of ours that is gone leaves the manifest: Old is
-	// then "".
+	// old hosts.toml may still open it. Old is "" when it is gone already and only has to leave the manifest, and
+	// the fingerprint of a directory when somebody put one there, which is left.
 	RetireFile Op = "retire file"
 )
 
-// Change is one atomic, idempotent step. It says everything that is needed to take it.
+// Change is one atomic, idempotent step. It says everything that is needed to take it. A file whose Old is already the
+// hash of Data and whose mode is right need not be written, only recorded as ours.
 type Change struct {
 	Op Op
 	// Host is the registry host; empty for what is shared.

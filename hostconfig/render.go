@@ -151,8 +151,9 @@ func renderRegistry(tree Tree, reg Registry, v Version) {
 	mode := publicMode
 	e := &emitter{}
 	e.b.WriteString(Header)
-	e.line("#\n# %s\n", describe(reg))
+	e.line("#\n# %s", describe(reg))
 	if l.root.url != "" {
+		e.b.WriteByte('\n')
 		e.str("server", l.root.url)
 	}
 	for i, ep := range append([]endpoint{l.root}, l.hosts...) {
@@ -177,7 +178,7 @@ func renderRegistry(tree Tree, reg Registry, v Version) {
 func describe(reg Registry) string {
 	name := "Images of " + reg.Host
 	if reg.Host == DefaultHost {
-		name = "Images of every registry without a directory of its own"
+		name = "Images of all other registries"
 	}
 	switch {
 	case len(reg.Mirrors) == 0:
