@@ -1,0 +1,2 @@
+// Package rig starts real parts.
+package rig
