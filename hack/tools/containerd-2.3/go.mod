@@ -1,6 +1,6 @@
 module github.com/hotplate-dev/hotplate/hack/tools/containerd-2.3
 
-go 1.26.6
+go 1.26.8
 
 tool (
 	github.com/containerd/containerd/v2/cmd/containerd
