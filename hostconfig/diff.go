@@ -72,7 +72,7 @@ func (d *differ) shared() {
 func (d *differ) usersOf(pem string) []string {
 	var dirs []string
 	for _, dir := range d.desired.HostDirs() {
-		if strings.Contains(string(d.desired[dir+"/"+HostsFile].Data), "../"+pem) {
+		if strings.Contains(string(d.desired[dir+"/"+HostsTOML].Data), "../"+pem) {
 			dirs = append(dirs, dir)
 		}
 	}
@@ -88,7 +88,7 @@ func (d *differ) hostDir(dir string) {
 	files := d.filesOf(dir)
 	entry, there := d.observed.Entries[dir]
 	below := d.observed.below(dir)
-	_, mine := d.owned[dir+"/"+HostsFile]
+	_, mine := d.owned[dir+"/"+HostsTOML]
 	foreign := ""
 	switch {
 	case !there:
@@ -96,8 +96,8 @@ func (d *differ) hostDir(dir string) {
 		foreign = what(entry)
 	case !mine && !d.isExactly(files, below):
 		foreign = d.describeForeign(dir, below)
-	case d.observed.Entries[dir+"/"+HostsFile].Kind == KindDir:
-		foreign = "a directory whose " + HostsFile + " is a directory"
+	case d.observed.Entries[dir+"/"+HostsTOML].Kind == KindDir:
+		foreign = "a directory whose " + HostsTOML + " is a directory"
 	}
 	if foreign != "" && !d.adopt[host] {
 		d.conflict(dir, Conflict{
@@ -195,14 +195,14 @@ func (d *differ) isExactly(files Tree, below []string) bool {
 }
 
 func (d *differ) describeForeign(dir string, below []string) string {
-	e, ok := d.observed.Entries[dir+"/"+HostsFile]
+	e, ok := d.observed.Entries[dir+"/"+HostsTOML]
 	switch {
 	case len(below) == 0:
 		return "an empty directory (it keeps containerd from using " + DefaultHost + ")"
 	case ok && IsManaged(e.Data):
 		return "a directory with hotplate's header that is not in this state directory's manifest, and so one"
 	case ok && firstComment(e.Data) != "":
-		return fmt.Sprintf("a directory (its %s begins with %q)", HostsFile, firstComment(e.Data))
+		return fmt.Sprintf("a directory (its %s begins with %q)", HostsTOML, firstComment(e.Data))
 	default:
 		return "a directory"
 	}

@@ -171,7 +171,7 @@ func renderRegistry(tree Tree, reg Registry, v Version) {
 		}
 		addPEM(tree, ep.tls)
 	}
-	tree[HostDir(reg.Host)+"/"+HostsFile] = File{Mode: mode, Data: []byte(e.b.String())}
+	tree[HostDir(reg.Host)+"/"+HostsTOML] = File{Mode: mode, Data: []byte(e.b.String())}
 }
 
 // describe says what the file is for.

@@ -14,8 +14,8 @@ const (
 	// SharedDir holds the PEM files of all host directories. Image references cannot name a host that begins with
 	// a dot, so containerd never takes it for a host's directory.
 	SharedDir = ".hotplate"
-	// HostsFile is the file in a host directory that containerd reads.
-	HostsFile = "hosts.toml"
+	// HostsTOML is the file in a host directory that containerd reads.
+	HostsTOML = "hosts.toml"
 	// DirMode is the mode of every directory that hotplate makes.
 	DirMode fs.FileMode = 0o755
 
