@@ -1,12 +1,19 @@
 package prefetch
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/hotplate-dev/hotplate/prefetch/fetch"
 )
 
 // The defaults of Config.
@@ -38,7 +45,10 @@ type Config struct {
 
 // Prefetcher makes images ready. It is safe for concurrent use; images share its limits.
 type Prefetcher struct {
-	cfg Config
+	cfg    Config
+	fetch  *fetch.Client
+	budget *budget
+	keys   keyLocks // by Image.key
 }
 
 // New checks cfg and returns a Prefetcher.
@@ -46,7 +56,25 @@ func New(cfg Config) (*Prefetcher, error) {
 	if cfg.Hosts == nil || cfg.Store == nil || cfg.Log == nil {
 		return nil, errors.New("prefetch: Hosts, Store and Log are required")
 	}
-	return &Prefetcher{cfg: cfg}, nil
+	cfg.MaxParallel = cmp.Or(cfg.MaxParallel, DefaultMaxParallel)
+	cfg.Memory = cmp.Or(cfg.Memory, DefaultMemory)
+	cfg.ChunkSize = cmp.Or(cfg.ChunkSize, DefaultChunkSize)
+	cfg.UserAgent = cmp.Or(cfg.UserAgent, userAgent())
+	if cfg.MaxParallel < 1 || cfg.Memory < smallest || cfg.ChunkSize < 1 {
+		return nil, fmt.Errorf("prefetch: MaxParallel %d, Memory %d and ChunkSize %d must be at least 1, %d and 1",
+			cfg.MaxParallel, cfg.Memory, cfg.ChunkSize, smallest)
+	}
+	client, err := fetch.New(fetch.Config{
+		Hosts: cfg.Hosts, Log: cfg.Log, MaxParallel: cfg.MaxParallel, UserAgent: cfg.UserAgent,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Prefetcher{
+		cfg:    cfg,
+		fetch:  client,
+		budget: newBudget(cfg.Memory, chunkFor(cfg.ChunkSize, cfg.Memory, cfg.MaxParallel)),
+	}, nil
 }
 
 // Result tells what became of an image.
@@ -80,20 +108,79 @@ func (r Result) Target() string {
 // there already is not fetched again. Calls for the same image run one after the other.
 //
 // A failure leaves no image record. What was fetched stays for the next call.
-func (p *Prefetcher) Ensure(ctx context.Context, img Image, pr *Progress) (Result, error) {
-	return Result{}, errors.ErrUnsupported
+func (p *Prefetcher) Ensure(ctx context.Context, img Image, pr *Progress) (res Result, err error) {
+	start := time.Now()
+	if pr == nil {
+		pr = new(Progress)
+	}
+	pr.start(img.Ref)
+	defer func() {
+		pr.end(err)
+		res.BytesFetched, res.Duration = pr.Snapshot().BytesFetched, time.Since(start)
+	}()
+	want, err := img.parse()
+	if err != nil {
+		return res, err
+	}
+	pr.start(want.ref.String())
+	unlock, err := p.keys.lock(ctx, img.key())
+	if err != nil {
+		return res, err
+	}
+	defer unlock()
+	repo, err := p.fetch.Repository(want.ref)
+	if err != nil {
+		return res, err
+	}
+	defer repo.Close()
+	r := &run{p: p, key: img.key(), want: want, ref: want.ref.String(), repo: repo, progress: pr}
+	res, err = r.ensure(ctx)
+	if err != nil {
+		return res, fmt.Errorf("image %s: %w", r.ref, err)
+	}
+	return res, nil
 }
 
 // Check tells whether img is ready now, under all its names, without asking a registry. With a digest, as in
 // Result.Target or Result.Digest, it must be that one; with an empty one, whatever Ref's name points at. The Result
 // holds what is there, also when it is not ready; Note then says what is missing.
-func (p *Prefetcher) Check(ctx context.Context, img Image, digest string) (Result, bool, error) {
-	return Result{}, false, errors.ErrUnsupported
+func (p *Prefetcher) Check(ctx context.Context, img Image, wantDigest string) (Result, bool, error) {
+	want, err := img.parse()
+	if err != nil {
+		return Result{}, false, err
+	}
+	names := []string{want.ref.String()}
+	st, err := p.cfg.Store.State(ctx, Query{Names: names, Platform: want.platform})
+	if err != nil {
+		return Result{}, false, fmt.Errorf("image %s: %w", want.ref, err)
+	}
+	if st.Target == "" {
+		return Result{Ref: names[0], Note: "containerd has no image " + names[0]}, false, nil
+	}
+	if names, err = want.names(st.Target); err != nil {
+		return result(want, nil, st), false, err
+	}
+	if st, err = p.cfg.Store.State(ctx, Query{Names: names, Target: st.Target, Platform: want.platform}); err != nil {
+		return Result{}, false, fmt.Errorf("image %s: %w", want.ref, err)
+	}
+	res := result(want, names, st)
+	lacks := missing(st, names, want.pin)
+	if wantDigest != "" && wantDigest != st.Target.String() && wantDigest != st.Manifest.String() {
+		lacks = fmt.Sprintf("%s points at %s, not at %s", want.ref, st.Target, wantDigest)
+	}
+	if lacks != "" {
+		res.Note = lacks
+	}
+	return res, lacks == "", nil
 }
 
 // Unpin removes our pin from the image with this ID, a Result's ConfigDigest. Pins of others are left.
 func (p *Prefetcher) Unpin(ctx context.Context, configDigest string) error {
-	return errors.ErrUnsupported
+	id, err := digest.Parse(configDigest)
+	if err != nil {
+		return fmt.Errorf("image ID %q: %w", configDigest, err)
+	}
+	return p.cfg.Store.Unpin(ctx, id)
 }
 
 // Pins are the images that carry a pin of ours.
@@ -104,12 +191,25 @@ func (p *Prefetcher) Pins(ctx context.Context) ([]Pin, error) {
 // Sweep removes what runs that died have left behind for images that are no longer wanted. Call it at the start and
 // when the wanted images change. Work under way in another process with the same store owner is not safe from it.
 func (p *Prefetcher) Sweep(ctx context.Context, wanted []Image) error {
-	return errors.ErrUnsupported
+	keep := make(map[string]bool, len(wanted))
+	for _, img := range wanted {
+		keep[img.key()] = true
+	}
+	return p.cfg.Store.Sweep(ctx, func(key string) bool { return keep[key] })
 }
 
 // Hosts reads the registry hosts of a hosts directory (certs.d) as containerd does, at every call. creds gives user and
 // secret for the host that is really asked, such as registry-1.docker.io or harbor.example.com:8443; an empty user with
 // a secret means a long-lived token, both empty means no credentials. The proxy is taken from the environment.
 func Hosts(hostsDir string, creds func(host string) (user, secret string, err error)) docker.RegistryHosts {
-	return nil
+	return fetch.Hosts(hostsDir, userAgent(), creds)
+}
+
+// userAgent names this build.
+func userAgent() string {
+	version := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		version = strings.Trim(info.Main.Version, "()")
+	}
+	return "hotplate/" + version
 }

@@ -106,9 +106,7 @@ func (p *Progress) phase(ph Phase) {
 	p.update(func(s *Snapshot) {
 		s.Phase, s.WaitingFor = ph, ""
 		for i := range s.Layers {
-			if ph == Unpacking || ph == Ready {
-				s.Layers[i].Phase, s.Layers[i].WaitingFor = ph, ""
-			}
+			s.Layers[i].Phase, s.Layers[i].WaitingFor = ph, ""
 		}
 	})
 }
@@ -118,10 +116,13 @@ func (p *Progress) waiting(what string) {
 }
 
 func (p *Progress) end(err error) {
+	if err == nil {
+		p.phase(Ready)
+	}
 	p.update(func(s *Snapshot) {
-		s.Phase, s.WaitingFor, s.Ended = Ready, "", time.Now()
+		s.Ended = time.Now()
 		if err != nil {
-			s.Phase, s.Error = Failed, err.Error()
+			s.Phase, s.WaitingFor, s.Error = Failed, "", err.Error()
 		}
 	})
 }

@@ -1,0 +1,31 @@
+// Package fetch asks registries as containerd would: which manifest a name means, and byte ranges of blobs.
+//
+// It knows nothing of images, stores or the rest of hotplate, so that whoever wants to resolve a name exactly as the
+// nodes do can use it alone.
+//
+//  1. A Client is made once; a Repository is looked up for every image, so that changed hosts and certificates are
+//     seen. Hosts reads them from a hosts directory with containerd's own parser.
+//  2. Resolve asks the hosts in turn, with containerd's resolver.
+//  3. Get fetches what is small, verified. Large blobs are fetched chunk by chunk from one Source at a time, by the
+//     caller, who knows what to do when the digest is wrong in the end.
+//
+// What happens on the way is in decorators of one idea each. Around a chunk: retrying (the only place that repeats)
+// around limited (how many at once) around ranged or whole (one request). Around every HTTP exchange, also those of
+// containerd's resolver: the gate (hosts that sent Retry-After) around the watchdog (no byte for 30 s) around
+// containerd's transport. Around containerd's authorizer: authorizer.
+//
+// What a reply means:
+//
+//	206, exactly the range       the chunk
+//	any other success            ErrRangeIgnored: ask for the blob in one stream
+//	another total size           an error of this host
+//	401                          new token, once more; then an error of this host
+//	429, 503 with Retry-After    nobody asks this host until then, at most 2 min; then once more
+//	5xx, 408, 429, cut, silent   once more, from the next byte, with growing waits, at most 8 times without progress
+//	anything else                an error of this host
+//
+// An error of a host means that the next one is asked. If all fail, the error tells what each of them said. A redirect is
+// followed without what was meant for the registry: credentials and the headers of hosts.toml.
+//
+// A crash leaves nothing: the package keeps nothing outside memory.
+package fetch

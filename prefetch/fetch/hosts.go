@@ -1,0 +1,47 @@
+package fetch
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/containerd/v2/core/remotes/docker/config"
+	"github.com/containerd/log"
+)
+
+// idlePerHost is how many connections to a host are kept for the next chunk. net/http keeps two, and containerd's
+// transport ten over all hosts (core/remotes/docker/registry.go, DefaultHTTPTransport, 2.4.2): every other chunk would
+// begin with a TLS handshake.
+const idlePerHost = 64
+
+// Hosts reads the registry hosts of a hosts directory (certs.d) as containerd does, at every call; an empty hostsDir is
+// no directory. creds gives user and secret for the host that is really asked, such as registry-1.docker.io or
+// harbor.example.com:8443; an empty user with a secret means a long-lived token, both empty means no credentials. creds
+// may be nil. The proxy is taken from the environment.
+func Hosts(hostsDir, userAgent string, creds func(host string) (user, secret string, err error)) docker.RegistryHosts {
+	opts := config.HostOptions{
+		Credentials:    creds,
+		UpdateClient:   keepConnections,
+		AuthorizerOpts: []docker.AuthorizerOpt{docker.WithAuthHeader(http.Header{"User-Agent": {userAgent}})},
+	}
+	if hostsDir != "" {
+		opts.HostDir = config.HostDirFromRoot(hostsDir)
+	}
+	return config.ConfigureHosts(quiet(context.Background()), opts)
+}
+
+func keepConnections(c *http.Client) error {
+	if t, ok := c.Transport.(*http.Transport); ok {
+		t.MaxIdleConns, t.MaxIdleConnsPerHost = 2*idlePerHost, idlePerHost
+	}
+	return nil
+}
+
+// quiet keeps containerd's resolver from writing to the process's standard error with a logger of its own. What it would
+// say is in the errors it returns.
+func quiet(ctx context.Context) context.Context {
+	return log.WithLogger(ctx, &log.Entry{Logger: like(log.L.Logger)})
+}
+
+// like makes a new value of the type that its argument points to: a zero logrus.Logger logs nothing but panics.
+func like[T any](*T) *T { return new(T) }

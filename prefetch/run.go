@@ -1,0 +1,238 @@
+package prefetch
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hotplate-dev/hotplate/prefetch/fetch"
+)
+
+// How CRI is waited for: it learns of a new image by an event, which takes 1 to 70 ms on an idle daemon.
+const (
+	visibleWithin = 30 * time.Second
+	firstLook     = 10 * time.Millisecond
+	longestLook   = 500 * time.Millisecond
+)
+
+// closeWithin bounds the clean-up after the caller has given up.
+const closeWithin = 30 * time.Second
+
+// run is one call of Ensure.
+type run struct {
+	p        *Prefetcher
+	key      string
+	want     wanted
+	ref      string // want.ref as a string
+	repo     *fetch.Repository
+	session  Session // nil until open
+	progress *Progress
+}
+
+func (r *run) fetched(n int64) {
+	r.progress.update(func(s *Snapshot) { s.BytesFetched += n })
+}
+
+// ensure goes through the steps that doc.go numbers.
+func (r *run) ensure(ctx context.Context) (Result, error) {
+	target, names, err := r.target(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	st, err := r.p.state(ctx, names, target.Digest, r.want)
+	if err != nil {
+		return Result{}, err
+	}
+	if !complete(st, names) {
+		if st, err = r.bring(ctx, target, names); err != nil {
+			return result(r.want, names, st), err
+		}
+	}
+	r.progress.update(func(s *Snapshot) { s.Digest, s.IndexDigest = st.Manifest.String(), indexOf(st) })
+	if st, err = r.await(ctx, names, target.Digest, false); err != nil {
+		return result(r.want, names, st), err
+	}
+	if r.want.pin && st.PinSupported && !st.Pinned {
+		if err := r.p.cfg.Store.Pin(ctx, st.Config); err != nil {
+			return result(r.want, names, st), err
+		}
+		if st, err = r.await(ctx, names, target.Digest, true); err != nil {
+			return result(r.want, names, st), err
+		}
+	}
+	return result(r.want, names, st), nil
+}
+
+// target finds what the reference means and the names to point at it. A digest of which everything is there already
+// needs no registry; its descriptor has no size then.
+func (r *run) target(ctx context.Context) (ocispec.Descriptor, []string, error) {
+	if d := r.want.digest(); d != "" {
+		names, err := r.want.names(d)
+		if err != nil {
+			return ocispec.Descriptor{}, nil, err
+		}
+		st, err := r.p.state(ctx, names, d, r.want)
+		if err != nil {
+			return ocispec.Descriptor{}, nil, err
+		}
+		if complete(st, names) {
+			return ocispec.Descriptor{Digest: d}, names, nil
+		}
+	}
+	desc, host, err := r.repo.Resolve(ctx)
+	if err != nil {
+		return desc, nil, err
+	}
+	r.p.cfg.Log.Debug("resolved", "image", r.ref, "digest", desc.Digest, "host", host)
+	names, err := r.want.names(desc.Digest)
+	return desc, names, err
+}
+
+// bring fetches, unpacks and publishes, all of it under one session.
+func (r *run) bring(ctx context.Context, target ocispec.Descriptor, names []string) (st State, err error) {
+	r.session, err = r.p.cfg.Store.Open(ctx, r.key)
+	if err != nil {
+		return st, err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeWithin)
+		defer cancel()
+		if cerr := r.session.Close(ctx, err != nil); cerr != nil {
+			// The image is as it is; the lease that is left over expires or is swept.
+			r.p.cfg.Log.Warn("content lease was not given back", "image", r.ref, "error", cerr)
+		}
+	}()
+	r.progress.phase(Fetching)
+	pl, err := r.makePlan(ctx, target)
+	if err != nil {
+		return st, err
+	}
+	r.progress.update(func(s *Snapshot) { s.Digest = pl.manifest.Digest.String(); s.IndexDigest = pl.index() })
+	// With its snapshots there, an image needs no layer blobs: containerd may have been told to discard them.
+	if st, err = r.p.state(ctx, names, target.Digest, r.want); err != nil {
+		return st, err
+	}
+	if !st.Unpacked {
+		if err := r.layers(ctx, pl); err != nil {
+			return st, err
+		}
+		r.progress.phase(Unpacking)
+		chain, err := r.session.Unpack(ctx, r.ref, target, r.want.platform)
+		if err != nil {
+			return st, err
+		}
+		if chain != pl.chainID {
+			return st, fmt.Errorf("containerd unpacked %s, the config says %s: rebuild the image", chain, pl.chainID)
+		}
+	}
+	if err := r.session.Publish(ctx, names, target); err != nil {
+		return st, err
+	}
+	return r.p.state(ctx, names, target.Digest, r.want)
+}
+
+// layers makes all layers complete, several at once. The first failure ends the others; what they have stays.
+func (r *run) layers(ctx context.Context, pl plan) error {
+	r.progress.layers(pl.layers)
+	for _, l := range pl.layers {
+		has, err := r.session.Has(ctx, l)
+		if err != nil {
+			return err
+		}
+		if has {
+			r.progress.layer(l.Digest, func(pl *Layer) { pl.Phase, pl.Done = Fetching, pl.Size })
+		}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(r.p.cfg.MaxParallel)
+	for _, l := range pl.layers {
+		g.Go(func() error { return r.layer(ctx, l) })
+	}
+	return g.Wait()
+}
+
+// await waits until CRI shows the image under all names, and with pinned, until it says that it is pinned.
+func (r *run) await(ctx context.Context, names []string, target digest.Digest, pinned bool) (State, error) {
+	deadline := time.Now().Add(visibleWithin)
+	for wait := firstLook; ; wait = min(2*wait, longestLook) {
+		st, err := r.p.state(ctx, names, target, r.want)
+		if err != nil {
+			return st, err
+		}
+		lacks := missing(st, names, pinned)
+		if lacks == "" {
+			return st, nil
+		}
+		if time.Now().After(deadline) {
+			return st, fmt.Errorf("%s after %s: look at containerd's log for errors of its CRI plugin", lacks, visibleWithin)
+		}
+		r.progress.waiting("containerd's CRI: " + lacks)
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return st, context.Cause(ctx)
+		}
+	}
+}
+
+// state asks the store.
+func (p *Prefetcher) state(ctx context.Context, names []string, target digest.Digest, w wanted) (State, error) {
+	return p.cfg.Store.State(ctx, Query{Names: names, Target: target, Platform: w.platform})
+}
+
+// complete tells whether nothing needs to be fetched, unpacked or published.
+func complete(st State, names []string) bool {
+	return st.Unpacked && !slices.ContainsFunc(names, func(n string) bool { return st.Names[n] != st.Target })
+}
+
+// missing says what keeps the image from being ready, or nothing.
+func missing(st State, names []string, pinned bool) string {
+	switch {
+	case st.Config == "":
+		return "containerd has not the content of " + st.Target.String()
+	case !st.Unpacked:
+		return fmt.Sprintf("snapshot %s of %s does not exist", st.ChainID, st.Target)
+	}
+	for _, n := range names {
+		switch {
+		case st.Names[n] == "":
+			return "containerd has no image " + n
+		case st.Names[n] != st.Target:
+			return fmt.Sprintf("%s points at %s, not at %s", n, st.Names[n], st.Target)
+		case st.Visible[n] == "":
+			return "CRI does not list " + n
+		case st.Visible[n] != st.Config:
+			return fmt.Sprintf("CRI takes %s for %s, not for %s", n, st.Visible[n], st.Config)
+		}
+	}
+	if pinned && st.PinSupported && !st.Pinned {
+		return "CRI does not say that " + names[0] + " is pinned"
+	}
+	return ""
+}
+
+func result(w wanted, names []string, st State) Result {
+	res := Result{
+		Ref: w.ref.String(), Digest: st.Manifest.String(), IndexDigest: indexOf(st), ConfigDigest: st.Config.String(),
+		ChainID: st.ChainID.String(), Names: names, Pinned: st.Pinned, PinSupported: st.PinSupported,
+	}
+	if w.pin && !st.PinSupported {
+		res.Note = st.Runtime + " knows no pins: the kubelet may remove the image when the disk fills up"
+	}
+	return res
+}
+
+// indexOf is the index that the manifest was chosen from, or empty.
+func indexOf(st State) string {
+	if st.Target == st.Manifest {
+		return ""
+	}
+	return st.Target.String()
+}
