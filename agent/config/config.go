@@ -79,6 +79,14 @@ type Mirror struct {
 // Capability is something that containerd may ask of a mirror.
 type Capability string
 
+// The values of Capability.
+const (
+	Pull      Capability = "pull"
+	Resolve   Capability = "resolve"
+	Push      Capability = "push"
+	Referrers Capability = "referrers"
+)
+
 // TLS says how a host proves itself to containerd, and containerd to it.
 type TLS struct {
 	// CA names bundles of certs.bundles, trusted in addition to the node's CA roots. Default: those roots only.
@@ -158,7 +166,7 @@ type Image struct {
 // Prefetch bounds what fetching images may take of the node.
 type Prefetch struct {
 	// MaxParallel is how many requests for parts of images are under way at once. Default: 8; 1 to 64.
-	MaxParallel int `yaml:"maxParallel,omitempty"`
+	MaxParallel int `yaml:"maxParallel,omitempty" jsonschema:"minimum=1,maximum=64"`
 	// Memory is how much memory the parts on their way from the network to the disk may take, as a Kubernetes
 	// quantity of bytes. Default: 256Mi; at least 16Mi.
 	Memory Bytes `yaml:"memory,omitempty"`
