@@ -36,6 +36,8 @@ type ContainerdConfig struct {
 	// ExtraConfig is TOML that is merged over the generated configuration, table by table. Its plugin names are those of
 	// the line: version 2 names for 1.x, version 3 names for 2.x.
 	ExtraConfig string
+	// NoCRI does not wait for CRI, for configurations that containerd's CRI plugins refuse.
+	NoCRI bool
 	// Env is added to the daemon's environment, as NAME=VALUE. Proxy variables are not inherited.
 	Env []string
 }
@@ -52,7 +54,7 @@ type Containerd struct {
 	version string
 }
 
-// StartContainerd starts a daemon and waits until its version and CRI services answer. It needs root. The part is built
+// StartContainerd starts a daemon and waits until its version and CRI services answer. ctx bounds the start alone. It needs root. The part is built
 // first if it is not in the cache, which takes minutes.
 func StartContainerd(ctx context.Context, cfg ContainerdConfig) (*Containerd, error) {
 	if !slices.Contains(Lines(), cfg.Line) {
@@ -184,6 +186,9 @@ func (c *Containerd) waitReady(ctx context.Context) error {
 			return fmt.Errorf("version service: %w", err)
 		}
 		c.version = v.GetVersion()
+		if c.cfg.NoCRI {
+			return nil
+		}
 		if _, err := runtimeapi.NewRuntimeServiceClient(conn).Version(ctx, &runtimeapi.VersionRequest{}); err != nil {
 			return fmt.Errorf("CRI service: %w", err)
 		}
