@@ -45,10 +45,10 @@ func (b Bundle) Findings(now time.Time) []Finding { return findings(b.certs, now
 
 // Findings returns the state of every certificate of the chain, leaf first.
 func (k KeyPair) Findings(now time.Time) []Finding {
-	if k.p == nil {
+	if k.get == nil {
 		return nil
 	}
-	return findings(k.p.chain, now)
+	return findings(k.get().chain, now)
 }
 
 func findings(certs []*x509.Certificate, now time.Time) []Finding {

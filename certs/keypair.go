@@ -15,9 +15,9 @@ import (
 // KeyPair is a certificate chain and its private key. It is immutable and safe for concurrent use. Printing one, in
 // whatever way, never shows the key. The zero KeyPair is empty.
 type KeyPair struct {
-	// p is a pointer so that fmt does not reach the key even where it cannot call our methods: in an unexported
-	// field of somebody else's struct it prints an address.
-	p *pair
+	// get returns the content; nil for the zero KeyPair. It is a function because fmt cannot look into one: in an
+	// unexported field of somebody else's struct it does not call our methods, and follows pointers.
+	get func() *pair
 }
 
 type pair struct {
@@ -50,7 +50,7 @@ func ParseKeyPair(certPEM, keyPEM []byte) (KeyPair, error) {
 		}
 		return KeyPair{}, fmt.Errorf("the private key does not belong to the certificate %q", subject(chain[0]))
 	}
-	return KeyPair{p: p}, nil
+	return KeyPair{get: func() *pair { return p }}, nil
 }
 
 // parseKey returns the key in PKCS #8, the one encoding for every kind of key.
@@ -106,22 +106,22 @@ func decodeKey(block *pem.Block) (key any, err error) {
 }
 
 // IsZero reports whether the pair is empty.
-func (k KeyPair) IsZero() bool { return k.p == nil }
+func (k KeyPair) IsZero() bool { return k.get == nil }
 
 // CertPEM returns the chain's canonical text, leaf first; nil for an empty pair.
 func (k KeyPair) CertPEM() []byte {
-	if k.p == nil {
+	if k.get == nil {
 		return nil
 	}
-	return bytes.Clone(k.p.certPEM)
+	return bytes.Clone(k.get().certPEM)
 }
 
 // KeyPEM returns the key in PKCS #8; nil for an empty pair.
 func (k KeyPair) KeyPEM() []byte {
-	if k.p == nil {
+	if k.get == nil {
 		return nil
 	}
-	return bytes.Clone(k.p.keyPEM)
+	return bytes.Clone(k.get().keyPEM)
 }
 
 // CertFileName returns the name of a file that holds CertPEM(): client-<16 hex digits>.pem.
@@ -133,18 +133,18 @@ func (k KeyPair) KeyFileName() string { return "client-" + shortHash(k.CertPEM()
 
 // Leaf returns the certificate that the key belongs to, which must not be changed; nil for an empty pair.
 func (k KeyPair) Leaf() *x509.Certificate {
-	if k.p == nil {
+	if k.get == nil {
 		return nil
 	}
-	return k.p.chain[0]
+	return k.get().chain[0]
 }
 
 // TLS returns the pair as crypto/tls wants it.
 func (k KeyPair) TLS() (tls.Certificate, error) {
-	if k.p == nil {
+	if k.get == nil {
 		return tls.Certificate{}, errors.New("the key pair is empty")
 	}
-	return tls.X509KeyPair(k.p.certPEM, k.p.keyPEM)
+	return tls.X509KeyPair(k.get().certPEM, k.get().keyPEM)
 }
 
 // Equal reports whether both pairs have the same chain and key.
@@ -154,10 +154,10 @@ func (k KeyPair) Equal(o KeyPair) bool {
 
 // String names the certificate.
 func (k KeyPair) String() string {
-	if k.p == nil {
+	if k.get == nil {
 		return "no key pair"
 	}
-	return fmt.Sprintf("%s (%s)", k.CertFileName(), subject(k.p.chain[0]))
+	return fmt.Sprintf("%s (%s)", k.CertFileName(), subject(k.get().chain[0]))
 }
 
 // GoString is String.
