@@ -1,0 +1,140 @@
+// Command schema writes the JSON schema of hotplate's config document, for editors, from the Go types and their
+// comments. It runs at the root of the repository; with -verify it writes nothing and fails if the file is not what it
+// would write.
+//
+// A crash leaves the file as it was or cut off; the next run writes it whole.
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"reflect"
+	"strings"
+
+	"github.com/invopop/jsonschema"
+
+	"github.com/hotplate-dev/hotplate/agent/config"
+)
+
+const (
+	module = "github.com/hotplate-dev/hotplate"
+	file   = "manifests/config.schema.json"
+)
+
+func main() {
+	verify := flag.Bool("verify", false, "check the file and write nothing")
+	flag.Parse()
+	if err := run(*verify); err != nil {
+		fmt.Fprintln(os.Stderr, "schema:", err)
+		os.Exit(1)
+	}
+}
+
+func run(verify bool) error {
+	want, err := generate()
+	if err != nil {
+		return err
+	}
+	if !verify {
+		return os.WriteFile(file, want, 0o644)
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	return compare(got, want)
+}
+
+// compare returns an error that shows the first line in which the file is out of date.
+func compare(got, want []byte) error {
+	if bytes.Equal(got, want) {
+		return nil
+	}
+	gotLines, wantLines := bytes.Split(got, []byte("\n")), bytes.Split(want, []byte("\n"))
+	n := 0
+	for n < min(len(gotLines), len(wantLines)) && bytes.Equal(gotLines[n], wantLines[n]) {
+		n++
+	}
+	line := func(lines [][]byte) []byte {
+		if n < len(lines) {
+			return lines[n]
+		}
+		return []byte("(end of file)")
+	}
+	return fmt.Errorf("%s is out of date from line %d on; run `go run ./hack/schema` and commit it\n-%s\n+%s",
+		file, n+1, line(gotLines), line(wantLines))
+}
+
+// generate makes the schema. It reads the comments in the sources, so it must run at the root of the repository.
+func generate() ([]byte, error) {
+	r := &jsonschema.Reflector{FieldNameTag: "yaml", Mapper: mapType, Anonymous: true, ExpandedStruct: true}
+	if err := r.AddGoComments(module, "agent/config", jsonschema.WithFullComment()); err != nil {
+		return nil, err
+	}
+	r.LookupComment = func(t reflect.Type, field string) string { return comment(r.CommentMap, t, field) }
+	schema := r.Reflect(&config.Config{})
+	schema.Title = "hotplate config"
+	name, ok := schema.Properties.Get("apiVersion")
+	if !ok {
+		return nil, errors.New("the schema has no apiVersion")
+	}
+	name.Const = config.APIVersion
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	if err := encoder.Encode(schema); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
+
+// comment is what the sources say about a type or a field. In a schema a field is known by its YAML name, and lines are
+// not broken.
+func comment(all map[string]string, t reflect.Type, field string) string {
+	key := t.PkgPath() + "." + t.Name()
+	if field == "" {
+		return strings.Join(strings.Fields(all[key]), " ")
+	}
+	f, _ := t.FieldByName(field)
+	name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+	return strings.Join(strings.Fields(rename(all[key+"."+field], field, name)), " ")
+}
+
+// rename puts the YAML name in the place of the Go name with which a comment begins.
+func rename(comment, from, to string) string {
+	if rest, ok := strings.CutPrefix(comment, from+" "); ok {
+		return to + " " + rest
+	}
+	return comment
+}
+
+// mapType gives the schema of the types that are not what they look like.
+func mapType(t reflect.Type) *jsonschema.Schema {
+	text := func(pattern string, examples ...any) *jsonschema.Schema {
+		return &jsonschema.Schema{Type: "string", Pattern: pattern, Examples: examples}
+	}
+	switch t {
+	case reflect.TypeFor[config.Duration]():
+		return text(`^([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))*$`,
+			"2s", "1m30s")
+	case reflect.TypeFor[config.Bytes]():
+		return &jsonschema.Schema{
+			AnyOf: []*jsonschema.Schema{text(`^[0-9]+(Ki|Mi|Gi)?$`), {Type: "integer", Minimum: "1"}},
+			// An integer is a number of bytes.
+			Examples: []any{"256Mi", "1Gi"},
+		}
+	case reflect.TypeFor[config.Secret]():
+		return &jsonschema.Schema{Type: "string", WriteOnly: true}
+	case reflect.TypeFor[config.Upstream]():
+		return &jsonschema.Schema{Type: "string", Enum: []any{config.Allow, config.Deny}}
+	case reflect.TypeFor[config.Capability]():
+		return &jsonschema.Schema{Type: "string", Enum: []any{config.Pull, config.Resolve, config.Push, config.Referrers}}
+	default:
+		return nil
+	}
+}
