@@ -150,4 +150,17 @@ type Image struct {
 	Message string `json:"message,omitempty"`
 	// Retry is when a failed image is tried again.
 	Retry time.Time `json:"retry,omitzero"`
+	// Layers are told while the image is prepared.
+	Layers []Layer `json:"layers,omitempty"`
+}
+
+// Layer is the state of one layer of an image that is being prepared.
+type Layer struct {
+	Digest string     `json:"digest"`
+	Phase  ImagePhase `json:"phase"`
+	// Size is the compressed size in bytes, Done how much of it the node has.
+	Size int64 `json:"size"`
+	Done int64 `json:"done"`
+	// WaitingFor says what it waits for; empty while it moves.
+	WaitingFor string `json:"waitingFor,omitempty"`
 }

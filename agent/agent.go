@@ -1,0 +1,282 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hotplate-dev/hotplate/agent/config"
+	"github.com/hotplate-dev/hotplate/agent/report"
+	"github.com/hotplate-dev/hotplate/hostconfig"
+	"github.com/hotplate-dev/hotplate/hostconfig/apply"
+	"github.com/hotplate-dev/hotplate/hostconfig/daemon"
+	"github.com/hotplate-dev/hotplate/hostconfig/probe"
+)
+
+const (
+	// idleInterval is how often the agent looks at everything although nothing was told.
+	idleInterval = 30 * time.Second
+	// unsettledInterval is how often it looks while something is not as it should be.
+	unsettledInterval = 5 * time.Second
+	// probeInterval is how old a good verdict may become while the daemon stays the same process.
+	probeInterval = 10 * time.Minute
+)
+
+// ConfigSource tells what is wanted. config.FileSource is one.
+type ConfigSource interface {
+	// Next blocks until the config or a file that it names has changed; the first call returns at once.
+	Next(ctx context.Context) (config.Snapshot, error)
+}
+
+// Host is the writer of the hosts directory. apply.Host is one.
+type Host interface {
+	Apply(ctx context.Context, desired hostconfig.Tree, opts apply.Options) (apply.Receipt, error)
+}
+
+// Daemon is the containerd of this node. daemon.Client is one.
+type Daemon interface {
+	Info(ctx context.Context) (daemon.Info, error)
+	CheckCRI(ctx context.Context) error
+}
+
+// Prober proves whether the daemon obeys the hosts directory. probe.Prober is one.
+type Prober interface {
+	Probe(ctx context.Context) (probe.Verdict, error)
+}
+
+// Logins gives user and secret for a registry host as it is really asked, host or host:port; both are empty for a host
+// without a login.
+type Logins func(host string) (user, secret string, err error)
+
+// Config is what an Agent needs. All fields but Node are required.
+type Config struct {
+	// Node is the node's name in reports.
+	Node string
+	// Version is the agent's own.
+	Version string
+	// Address is the containerd socket, HostsDir the directory that Host writes: for reports.
+	Address, HostsDir string
+	// StateDir is where the agent keeps what must survive a restart.
+	StateDir string
+	Source   ConfigSource
+	// SourceName is what reports call the source.
+	SourceName string
+	Host       Host
+	Daemon     Daemon
+	Prober     Prober
+	// NewPuller makes the Puller for the limits and logins of a config.
+	NewPuller func(config.Prefetch, Logins) (Puller, error)
+	// WatchHosts calls changed whenever something in the hosts directory changed, until ctx ends.
+	WatchHosts func(ctx context.Context, changed func()) error
+	Log        *slog.Logger
+}
+
+func (c Config) check() error {
+	var errs []error
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{"Version", c.Version != ""}, {"Address", c.Address != ""}, {"HostsDir", c.HostsDir != ""},
+		{"StateDir", c.StateDir != ""}, {"Source", c.Source != nil}, {"SourceName", c.SourceName != ""},
+		{"Host", c.Host != nil}, {"Daemon", c.Daemon != nil}, {"Prober", c.Prober != nil},
+		{"NewPuller", c.NewPuller != nil}, {"WatchHosts", c.WatchHosts != nil}, {"Log", c.Log != nil},
+	} {
+		if !f.set {
+			errs = append(errs, fmt.Errorf("agent: %s is required", f.name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Agent keeps one node as its config wants it.
+type Agent struct {
+	cfg    Config
+	view   *view
+	images *images
+	hosts  *reconciler
+}
+
+// New checks cfg and reads what an earlier run left in the state directory.
+func New(cfg Config) (*Agent, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	proven, err := loadTrust(filepath.Join(cfg.StateDir, "proven-cas.json"))
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{cfg: cfg}
+	a.view = newView(report.NodeReport{
+		Node:         cfg.Node,
+		AgentVersion: cfg.Version,
+		Config:       report.ConfigStatus{Source: cfg.SourceName},
+		Containerd:   report.Containerd{Address: cfg.Address, HostsDir: cfg.HostsDir},
+		AgentProxy:   report.Proxy(daemon.ProxyFrom(os.Getenv)),
+	}, cfg.Log)
+	a.images = newImages(cfg.Log, func() {
+		status, reason, message := a.images.condition()
+		a.view.set(report.ImagesReady, status, reason, message)
+	})
+	a.hosts = newReconciler(cfg, a.view, proven, a.images.retryNow)
+	return a, nil
+}
+
+// Report is the state of the node now.
+func (a *Agent) Report() report.NodeReport {
+	r := a.view.Report()
+	r.Images = a.images.report()
+	return r
+}
+
+// Run works until ctx ends and returns nil then, or an error when it cannot go on. It changes nothing on the node when
+// it ends.
+func (a *Agent) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	snapshots := make(chan config.Snapshot)
+	g.Go(func() error { return a.readConfig(ctx, snapshots) })
+	g.Go(func() error { return ended(ctx, a.cfg.WatchHosts(ctx, a.hosts.wake)) })
+	g.Go(func() error { return a.reconcile(ctx, snapshots) })
+	g.Go(func() error {
+		a.hosts.watchMirrors(ctx)
+		return nil
+	})
+	g.Go(func() error {
+		a.images.run(ctx)
+		return nil
+	})
+	return g.Wait()
+}
+
+// Once takes the config as it is now, tries everything one time, and returns what came of it. A config that is rejected
+// is an error here: there is nobody to mend it.
+func (a *Agent) Once(ctx context.Context) (report.NodeReport, error) {
+	s, err := a.cfg.Source.Next(ctx)
+	if err != nil {
+		return a.Report(), fmt.Errorf("read config: %w", err)
+	}
+	regs, err := Registries(s)
+	if err != nil {
+		a.reject(err)
+		return a.Report(), fmt.Errorf("config is rejected: %w", err)
+	}
+	if err := a.accept(s, regs); err != nil {
+		return a.Report(), err
+	}
+	a.hosts.pass(ctx)
+	a.hosts.sawMirrors(ctx, checkMirrors(ctx, endpoints(regs)))
+	a.images.once(ctx)
+	return a.Report(), nil
+}
+
+// readConfig hands every change of the config over.
+func (a *Agent) readConfig(ctx context.Context, snapshots chan<- config.Snapshot) error {
+	for {
+		s, err := a.cfg.Source.Next(ctx)
+		if err != nil {
+			return ended(ctx, fmt.Errorf("read config: %w", err))
+		}
+		select {
+		case snapshots <- s:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// reconcile brings the hosts directory to what the newest good config wants: on every new config, whenever somebody
+// touched the directory, and by a timer.
+func (a *Agent) reconcile(ctx context.Context, snapshots <-chan config.Snapshot) error {
+	timer := time.NewTimer(idleInterval)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case s := <-snapshots:
+			if err := a.take(s); err != nil {
+				return err
+			}
+		case checks := <-a.hosts.checked:
+			a.hosts.sawMirrors(ctx, checks)
+			continue
+		case <-a.hosts.kick:
+		case <-timer.C:
+		}
+		settled := a.hosts.pass(ctx)
+		timer.Reset(unsettledInterval)
+		if settled {
+			timer.Reset(idleInterval)
+		}
+	}
+}
+
+// take puts a snapshot in force. One that is faulty is rejected: what was in force stays so, and after a restart that is
+// what was last good. Without even that, the node is left as it is.
+func (a *Agent) take(s config.Snapshot) error {
+	regs, err := Registries(s)
+	if err == nil {
+		return a.accept(s, regs)
+	}
+	a.reject(err)
+	if a.hosts.current != nil {
+		return nil
+	}
+	last, err := loadLastGood(a.lastGoodPath())
+	if err == nil {
+		regs, err = Registries(last)
+	}
+	if err != nil {
+		a.cfg.Log.Error("no earlier config to fall back to; the node stays as it is", "err", err)
+		return nil
+	}
+	a.cfg.Log.Warn("using the last good config", "configHash", last.Hash)
+	return a.enforce(last, regs)
+}
+
+func (a *Agent) accept(s config.Snapshot, regs []hostconfig.Registry) error {
+	a.view.update(func(r *report.NodeReport) { r.Config.Rejected = nil })
+	a.view.set(report.ConfigValid, report.True, "Accepted", "")
+	for _, w := range s.Warnings {
+		a.cfg.Log.Warn("config", "warning", w)
+	}
+	if err := saveLastGood(a.lastGoodPath(), s); err != nil {
+		return err
+	}
+	return a.enforce(s, regs)
+}
+
+func (a *Agent) reject(err error) {
+	a.view.update(func(r *report.NodeReport) { r.Config.Rejected = strings.Split(err.Error(), "\n") })
+	a.view.set(report.ConfigValid, report.False, "Rejected", err.Error())
+}
+
+// enforce makes s what the reconciler and the image worker work towards.
+func (a *Agent) enforce(s config.Snapshot, regs []hostconfig.Registry) error {
+	puller, err := a.cfg.NewPuller(s.Config.Prefetch, logins(s))
+	if err != nil {
+		return fmt.Errorf("prepare prefetch: %w", err)
+	}
+	a.cfg.Log.Info("config in force", "configHash", s.Hash, "registries", len(regs), "images", len(s.Config.Images))
+	a.view.update(func(r *report.NodeReport) { r.Config.Hash = s.Hash })
+	a.hosts.want(s, regs)
+	a.images.setWanted(puller, s.Config.Images)
+	return nil
+}
+
+func (a *Agent) lastGoodPath() string { return filepath.Join(a.cfg.StateDir, "last-good-config.yaml") }
+
+// ended is nil when ctx is the reason for err.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}

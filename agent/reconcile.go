@@ -1,0 +1,267 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/hotplate-dev/hotplate/agent/config"
+	"github.com/hotplate-dev/hotplate/agent/report"
+	"github.com/hotplate-dev/hotplate/hostconfig"
+	"github.com/hotplate-dev/hotplate/hostconfig/apply"
+	"github.com/hotplate-dev/hotplate/hostconfig/daemon"
+	"github.com/hotplate-dev/hotplate/hostconfig/probe"
+)
+
+// daemonTimeout bounds the questions to the daemon in one pass.
+const daemonTimeout = 10 * time.Second
+
+// reconciler brings the hosts directory to what the config wants and proves it live. Its fields belong to the goroutine
+// that calls pass, but for the channels and stats.
+type reconciler struct {
+	cfg   Config
+	log   *slog.Logger
+	view  *view
+	trust *trust
+	flaps flaps
+	stats *stats
+	// hostsChanged is called when containerd may find images where it did not before.
+	hostsChanged func()
+
+	kick chan struct{} // capacity 1
+	// toCheck tells watchMirrors which endpoints there are, checked tells pass's goroutine what it found.
+	toCheck chan []endpoint // capacity 1
+	checked chan map[string]mirrorCheck
+
+	current *config.Snapshot      // nil before the first good config
+	regs    []hostconfig.Registry // what current wants, without overlapping CAs
+	version hostconfig.Version
+	process daemon.Info // the daemon that was last seen
+	probed  probed
+}
+
+// probed is the newest verdict and what it is about.
+type probed struct {
+	verdict probe.Verdict
+	ok      bool // there is a verdict
+	at      time.Time
+	process daemon.Info
+}
+
+func newReconciler(cfg Config, v *view, t *trust, hostsChanged func()) *reconciler {
+	return &reconciler{
+		cfg: cfg, log: cfg.Log, view: v, trust: t, stats: &stats{counts: counts{lastPass: time.Now()}}, hostsChanged: hostsChanged,
+		kick: make(chan struct{}, 1), toCheck: make(chan []endpoint, 1), checked: make(chan map[string]mirrorCheck),
+	}
+}
+
+// wake asks for a pass soon. It never blocks.
+func (r *reconciler) wake() {
+	select {
+	case r.kick <- struct{}{}:
+	default:
+	}
+}
+
+// want makes s, which asks for regs, what passes work towards.
+func (r *reconciler) want(s config.Snapshot, regs []hostconfig.Registry) {
+	r.current, r.regs = &s, regs
+	select {
+	case <-r.toCheck: // watchMirrors has not taken the older ones yet
+	default:
+	}
+	r.toCheck <- endpoints(regs)
+}
+
+// pass looks at the daemon and the hosts directory once and mends what it can. It reports whether all is as it should
+// be; what is not is in the conditions.
+func (r *reconciler) pass(ctx context.Context) (settled bool) {
+	defer r.stats.add(func(c *counts) { c.passes, c.lastPass = c.passes+1, time.Now() })
+	healthy := r.lookAtDaemon(ctx)
+	if r.current == nil {
+		return healthy
+	}
+	r.reportCertificates()
+	applied := r.apply(ctx)
+	live := healthy && r.probe(ctx)
+	return applied && live
+}
+
+// lookAtDaemon reports whether containerd and its CRI plugin answer.
+func (r *reconciler) lookAtDaemon(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, daemonTimeout)
+	defer cancel()
+	info, err := r.cfg.Daemon.Info(ctx)
+	if err == nil {
+		err = r.cfg.Daemon.CheckCRI(ctx)
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			r.view.set(report.ContainerdHealthy, report.False, "NotAnswering", err.Error())
+		}
+		return false
+	}
+	if v, err := hostconfig.ParseVersion(info.Version); err != nil {
+		r.log.Warn("containerd has an unknown version; the most cautious rules apply", "version", info.Version)
+		r.version = hostconfig.Version{}
+	} else {
+		r.version = v
+	}
+	r.process = info
+	r.view.update(func(n *report.NodeReport) {
+		n.Containerd.Version = info.Version
+		n.Containerd.Proxy = report.Proxy{}
+		if info.Proxy != nil {
+			n.Containerd.Proxy = report.Proxy(*info.Proxy)
+		}
+	})
+	r.view.set(report.ContainerdHealthy, report.True, "Answering", "containerd "+info.Version)
+	return true
+}
+
+// apply writes the hosts directory. It reports whether every registry is as the config wants it.
+func (r *reconciler) apply(ctx context.Context) bool {
+	tree, err := hostconfig.Render(r.trust.overlapped(r.regs), r.version)
+	if err != nil {
+		r.view.set(report.RegistriesConfigured, report.False, "CannotRender", err.Error())
+		return false
+	}
+	opts := apply.Options{Adopt: make(map[string]bool), Skip: make(map[string]bool)}
+	for _, reg := range r.regs {
+		opts.Adopt[hostconfig.HostDir(reg.Host)] = reg.Adopt
+		if r.flaps.message(reg.Host, time.Now()) != "" {
+			opts.Skip[hostconfig.HostDir(reg.Host)] = true
+		}
+	}
+
+	receipt, err := r.cfg.Host.Apply(ctx, tree, opts)
+	r.sawDrift(receipt.Drift)
+	if len(receipt.Changed) > 0 {
+		r.log.Info("hosts directory changed", "dir", r.cfg.HostsDir, "changed", strings.Join(receipt.Changed, ", "))
+		r.stats.add(func(c *counts) { c.changes++ })
+		r.hostsChanged()
+	}
+	return r.reportRegistries(receipt, err)
+}
+
+// sawDrift counts and tells what somebody else did to files of ours.
+func (r *reconciler) sawDrift(drift []hostconfig.Drift) {
+	seen := make(map[string]bool)
+	for _, d := range drift {
+		if r.flaps.message(d.Host, time.Now()) != "" {
+			continue // it is left alone, and told so
+		}
+		r.log.Warn("somebody else changed the hosts directory", "path", d.Path, "what", string(d.Kind),
+			"registry", d.Host, "who", competitor(d))
+		r.stats.add(func(c *counts) { c.drift++ })
+		if d.Kind != hostconfig.Stray && !seen[d.Host] {
+			seen[d.Host] = true
+			r.flaps.saw(d.Host, competitor(d), time.Now())
+		}
+	}
+}
+
+// competitor is what can be known of who changed a file: tools that write hosts.toml mark it in its first comment.
+func competitor(d hostconfig.Drift) string {
+	switch {
+	case d.Comment != "":
+		return fmt.Sprintf("%s says %q", d.Path, d.Comment)
+	case d.Kind == hostconfig.Missing:
+		return d.Path + " is removed by a program that leaves no name"
+	default:
+		return d.Path + " is written by a program that leaves no name in it"
+	}
+}
+
+// reportRegistries states what became of each registry, and whether all are well.
+func (r *reconciler) reportRegistries(receipt apply.Receipt, err error) bool {
+	var out []report.Registry
+	var bad []string
+	for _, reg := range r.regs {
+		state := report.Registry{Host: reg.Host, State: report.RegistryApplied}
+		for _, c := range receipt.Conflicts {
+			if c.Host == reg.Host || c.Host == "" {
+				state.State, state.Message = report.RegistryConflict, c.Reason+"; "+c.Action
+			}
+		}
+		if msg := r.flaps.message(reg.Host, time.Now()); msg != "" {
+			state.State, state.Message = report.RegistryFlapping, msg
+		}
+		if err != nil {
+			state.State, state.Message = report.RegistryFailed, err.Error()
+		}
+		if state.State != report.RegistryApplied {
+			bad = append(bad, fmt.Sprintf("%s: %s: %s", reg.Host, state.State, state.Message))
+		}
+		out = append(out, state)
+	}
+	r.view.update(func(n *report.NodeReport) { n.Registries = keepMirrors(out, n.Registries) })
+	switch {
+	case err != nil:
+		r.view.set(report.RegistriesConfigured, report.False, "WriteFailed", err.Error())
+	case len(bad) > 0:
+		r.view.set(report.RegistriesConfigured, report.False, "NotAllApplied", strings.Join(bad, "\n"))
+	default:
+		r.view.set(report.RegistriesConfigured, report.True, "Applied", fmt.Sprintf("%d registries", len(r.regs)))
+	}
+	return err == nil && len(bad) == 0
+}
+
+// keepMirrors carries what was last seen of mirrors over to the new states.
+func keepMirrors(states, old []report.Registry) []report.Registry {
+	for i := range states {
+		for _, o := range old {
+			if o.Host == states[i].Host {
+				states[i].Mirrors = o.Mirrors
+			}
+		}
+	}
+	return states
+}
+
+// probe makes sure that there is a fresh verdict on the daemon, and reports whether it obeys the hosts directory.
+func (r *reconciler) probe(ctx context.Context) bool {
+	p := &r.probed
+	same := p.process.PID == r.process.PID && p.process.UUID == r.process.UUID && p.process.Version == r.process.Version
+	if p.ok && p.verdict.Live && same && time.Since(p.at) < probeInterval {
+		return true
+	}
+	if p.ok && !p.verdict.Live && same && time.Since(p.at) < idleInterval {
+		return false
+	}
+	verdict, err := r.cfg.Prober.Probe(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			r.view.set(report.HostsLive, report.Unknown, "ProbeFailed", err.Error())
+		}
+		return false
+	}
+	r.probed = probed{verdict: verdict, ok: true, at: time.Now(), process: r.process}
+	if verdict.Live {
+		r.view.set(report.HostsLive, report.True, "Live", fmt.Sprintf(
+			"live, no restart needed, because containerd (%s) asked the probe's listener, which only %s names",
+			verdict.UserAgent, r.cfg.HostsDir))
+		return true
+	}
+	r.view.set(report.HostsLive, report.False, "RestartNeeded", r.notLive(verdict))
+	return false
+}
+
+// notLive says why the daemon does not obey, as far as its own claims tell, and what to do.
+func (r *reconciler) notLive(v probe.Verdict) string {
+	var why string
+	switch claimed := r.process.ConfigPath; {
+	case claimed == r.cfg.HostsDir:
+		why = "although it claims this config_path; another setting overrides it, or it was not restarted since"
+	case strings.Contains(claimed, ":"):
+		why = fmt.Sprintf("its config_path %q is a list, which containerd 2.1 and later ignore", claimed)
+	case claimed != "":
+		why = fmt.Sprintf("its config_path is %q", claimed)
+	default:
+		why = "its config_path is not set to it, as far as it says"
+	}
+	return fmt.Sprintf("containerd does not read %s: %s. Set the registry config_path to exactly %q in containerd's config "+
+		"and restart containerd. The probe's pull ended with: %s", r.cfg.HostsDir, why, r.cfg.HostsDir, v.Cause)
+}

@@ -1,0 +1,162 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/hotplate-dev/hotplate/agent/config"
+	"github.com/hotplate-dev/hotplate/certs"
+	"github.com/hotplate-dev/hotplate/hostconfig"
+)
+
+// Registries is what a snapshot asks of the hosts directory. Its error is the snapshot's own, or says everything for which
+// the snapshot cannot be put in force.
+func Registries(s config.Snapshot) ([]hostconfig.Registry, error) {
+	if s.Err != nil {
+		return nil, s.Err
+	}
+	regs, err := registries(s)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := hostconfig.Render(regs, hostconfig.Version{}); err != nil {
+		return nil, err
+	}
+	return regs, nil
+}
+
+// registries is the config in the terms of hostconfig, with certificates and exposed credentials filled in. It reports
+// all faults at once.
+func registries(s config.Snapshot) ([]hostconfig.Registry, error) {
+	var out []hostconfig.Registry
+	var errs []error
+	for _, r := range s.Config.Registries {
+		reg := hostconfig.Registry{
+			Host:     r.Host,
+			Upstream: hostconfig.Upstream(r.Upstream),
+			TLS:      tlsOf(s, r.TLS),
+			Adopt:    r.Adopt,
+		}
+		for _, m := range r.Mirrors {
+			mirror, err := mirrorOf(s, m)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("registry %s: mirror %s: %w", r.Host, m.URL, err))
+			}
+			reg.Mirrors = append(reg.Mirrors, mirror)
+		}
+		out = append(out, reg)
+	}
+	return out, errors.Join(errs...)
+}
+
+func mirrorOf(s config.Snapshot, m config.Mirror) (hostconfig.Mirror, error) {
+	mirror := hostconfig.Mirror{
+		URL:         m.URL,
+		Path:        m.Path,
+		TLS:         tlsOf(s, m.TLS),
+		DialTimeout: time.Duration(m.DialTimeout),
+	}
+	for _, c := range m.Capabilities {
+		mirror.Capabilities = append(mirror.Capabilities, hostconfig.Capability(c))
+	}
+	if len(m.Headers) > 0 || m.ExposeToNode {
+		mirror.Header = make(http.Header)
+	}
+	maps.Copy(mirror.Header, m.Headers)
+	if m.ExposeToNode {
+		login, ok := s.Logins[m.Credentials].Login(hostOf(m.URL))
+		if !ok {
+			return mirror, fmt.Errorf("credentials %q hold no login for this host", m.Credentials)
+		}
+		value, err := login.Authorization()
+		if err != nil {
+			return mirror, fmt.Errorf("credentials %q: %w", m.Credentials, err)
+		}
+		mirror.Header["Authorization"] = []string{string(value)}
+	}
+	return mirror, nil
+}
+
+// tlsOf fills in the certificates that t names. The config was validated, so the names exist.
+func tlsOf(s config.Snapshot, t config.TLS) hostconfig.TLS {
+	out := hostconfig.TLS{SkipVerify: t.SkipVerify}
+	var bundles []certs.Bundle
+	for _, name := range t.CA {
+		bundles = append(bundles, s.Bundles[name])
+	}
+	out.CA = certs.Merge(bundles...)
+	if pair, ok := s.KeyPairs[t.ClientCert]; ok {
+		out.Client = &pair
+	}
+	return out
+}
+
+// endpoint is one host that containerd may be sent to, and what it trusts there.
+type endpoint struct {
+	registry string
+	url      string // scheme://host[:port]
+	tls      *hostconfig.TLS
+}
+
+func (e endpoint) key() string { return trustKey(e.registry, e.url) }
+
+// endpoints are the mirrors of regs, and the registries themselves where the config says something of their TLS. The
+// TLS pointers point into regs.
+func endpoints(regs []hostconfig.Registry) []endpoint {
+	var out []endpoint
+	for i := range regs {
+		r := &regs[i]
+		for j := range r.Mirrors {
+			out = append(out, endpoint{registry: r.Host, url: r.Mirrors[j].URL, tls: &r.Mirrors[j].TLS})
+		}
+		if r.Upstream != hostconfig.Deny && r.Host != hostconfig.DefaultHost && !r.TLS.CA.IsZero() {
+			out = append(out, endpoint{registry: r.Host, url: "https://" + r.Host, tls: &r.TLS})
+		}
+	}
+	return out
+}
+
+// logins returns what prefetch asks for the login of a host, as host or host:port.
+func logins(s config.Snapshot) Logins {
+	byHost := make(map[string]string)
+	for _, r := range s.Config.Registries {
+		if r.Credentials != "" {
+			byHost[r.Host] = r.Credentials
+			if r.Host == "docker.io" {
+				byHost["registry-1.docker.io"] = r.Credentials
+			}
+		}
+	}
+	for _, r := range s.Config.Registries {
+		for _, m := range r.Mirrors {
+			if m.Credentials != "" {
+				byHost[hostOf(m.URL)] = m.Credentials
+			}
+		}
+	}
+	return func(host string) (string, string, error) {
+		name, ok := byHost[host]
+		if !ok {
+			return "", "", nil
+		}
+		login, _ := s.Logins[name].Login(host) // without one, the request is anonymous; the config warned of it
+		return login.Username, string(login.Password), nil
+	}
+}
+
+// hostOf is host[:port] of a URL that was validated.
+func hostOf(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return ""
+	}
+	return u.Host
+}
+
+// sortedKeys is for log lines and reports that should not change from one look to the next.
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

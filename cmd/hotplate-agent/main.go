@@ -1,0 +1,11 @@
+// Command hotplate-agent keeps one node as its config wants it. See package agent.
+package main
+
+import (
+	"github.com/hotplate-dev/hotplate/cmd/internal/cli"
+)
+
+// version is set by the linker.
+var version = "devel" //nolint:gochecknoglobals // the linker can set nothing else
+
+func main() { cli.Main(newCommand()) }

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hotplate-dev/hotplate/hostconfig/apply"
+	"github.com/hotplate-dev/hotplate/prefetch/store"
+)
+
+// loadGrace is how long PEM files outlive the hosts.toml that named them, for pulls that have already read it.
+const loadGrace = 2 * time.Second
+
+// unpinTimeout bounds the work with containerd, which may be away.
+const unpinTimeout = 30 * time.Second
+
+func newUninstall() *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:   "uninstall",
+		Short: "Put this node back as it was before hotplate: hosts directory, adopted files, pins",
+		Long: "uninstall takes back everything that the agent did to this node: the hosts directory becomes byte for byte\n" +
+			"what it was, adopted directories included, and pins of hotplate's are taken off. Images stay on the disk; the\n" +
+			"kubelet may then collect them. It restarts nothing. Stop the agent first.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.uninstall(cmd.Context(), cmd.OutOrStdout()) },
+	}
+	o.bindHost(cmd)
+	return cmd
+}
+
+func (o *options) uninstall(ctx context.Context, out io.Writer) (err error) {
+	log, err := o.log.Logger(os.Stderr)
+	if err != nil {
+		return err
+	}
+	host, err := apply.Open(ctx, apply.Config{HostsDir: o.hostsDir, StateDir: o.stateDir, Log: log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, host.Close()) }()
+	receipt, err := host.Uninstall(ctx, loadGrace)
+	for _, path := range receipt.Changed {
+		fmt.Fprintln(out, path)
+	}
+	for _, c := range receipt.Conflicts {
+		fmt.Fprintf(out, "left alone: %s: %s; %s\n", c.Path, c.Reason, c.Action)
+	}
+	if err != nil {
+		return fmt.Errorf("put %s back: %w", o.hostsDir, err)
+	}
+	if err := o.release(ctx, out); err != nil {
+		return fmt.Errorf("%s is as it was, but pins are left (is containerd away? run uninstall again when it is back): %w",
+			o.hostsDir, err)
+	}
+	fmt.Fprintln(out, "uninstalled")
+	return nil
+}
+
+// release takes our pins off, and removes what unfinished pulls left.
+func (o *options) release(ctx context.Context, out io.Writer) (err error) {
+	log, err := o.log.Logger(os.Stderr)
+	if err != nil {
+		return err
+	}
+	s, err := store.New(store.Config{Address: o.address, Snapshotter: o.snapshotter, Log: log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	ctx, cancel := context.WithTimeout(ctx, unpinTimeout)
+	defer cancel()
+	pins, err := s.Pins(ctx)
+	if err != nil {
+		return err
+	}
+	for _, pin := range pins {
+		if err := s.Unpin(ctx, pin.ImageID); err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "unpinned %s\n", pin.ImageID)
+	}
+	return s.Sweep(ctx, func(string) bool { return false })
+}

@@ -1,0 +1,26 @@
+// Command hotplate is what a person uses on a node: pull images as the agent does, check configs, see what containerd
+// will do, and ask the agent how it is.
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/hotplate-dev/hotplate/cmd/internal/cli"
+)
+
+// version is set by the linker.
+var version = "devel" //nolint:gochecknoglobals // the linker can set nothing else
+
+func main() { cli.Main(newCommand()) }
+
+func newCommand() *cobra.Command {
+	log := &cli.Log{}
+	cmd := &cobra.Command{
+		Use:     "hotplate",
+		Short:   "Prepare and inspect a node that hotplate keeps",
+		Version: version,
+	}
+	log.Bind(cmd.PersistentFlags(), "warn")
+	cmd.AddCommand(newPull(log), newLint(), newExplain(), newStatus())
+	return cmd
+}
