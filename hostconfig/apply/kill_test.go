@@ -1,0 +1,5 @@
+package apply
+
+const childEnv = "HOTPLATE_APPLY_CHILD"
+
+func applyForever(string) {}
