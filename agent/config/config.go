@@ -53,10 +53,11 @@ const (
 
 // Mirror is one place that serves a registry's images.
 type Mirror struct {
-	// URL is scheme://host[:port] without a path. Required; https or http.
+	// URL is scheme://host[:port] without a path. Required; https or http. All mirrors of a registry that have the
+	// same host use the same credentials, because containerd looks logins up by host.
 	URL string `yaml:"url"`
 	// Path is the path of the images below /v2, in Harbor the project. hotplate renders /v2/<path> together with
-	// override_path. Default: none.
+	// override_path. Without a slash at either end. Default: none.
 	Path string `yaml:"path,omitempty"`
 	// Capabilities are what containerd may ask of this mirror, of pull, resolve, push and referrers (containerd
 	// 2.2 and later; left out for earlier ones). Default: pull and resolve.
@@ -72,7 +73,7 @@ type Mirror struct {
 	// of the node may then pull everything that this login may. Default: false.
 	ExposeToNode bool `yaml:"exposeToNode,omitempty"`
 	// DialTimeout bounds one TCP connect, so that a mirror that is gone costs seconds and not minutes. containerd
-	// honours it from 2.0.7 and 2.1.0 on. Default: 2s.
+	// honours it from 2.0.7 and 2.1.0 on. Default: 2s; at most 5m.
 	DialTimeout Duration `yaml:"dialTimeout,omitempty"`
 }
 
@@ -112,9 +113,10 @@ type BundleSource struct {
 	Name string `yaml:"name"`
 	// PEM holds certificates, and nothing else. Default: none.
 	PEM string `yaml:"pem,omitempty"`
-	// File is a PEM file. It is watched: a change takes effect within a second. Default: none.
+	// File is the absolute path of a PEM file. It is watched: a change takes effect within a second. Default: none.
 	File string `yaml:"file,omitempty"`
-	// Dir is a directory whose *.pem, *.crt and *.cer files are read. It is watched. Default: none.
+	// Dir is the absolute path of a directory whose *.pem, *.crt and *.cer files are read. It is watched. Default:
+	// none.
 	Dir string `yaml:"dir,omitempty"`
 }
 
@@ -124,12 +126,12 @@ type KeyPairSource struct {
 	Name string `yaml:"name"`
 	// Cert is the certificate chain in PEM, leaf first. Either cert or certFile is required.
 	Cert string `yaml:"cert,omitempty"`
-	// CertFile is a PEM file with the certificate chain. It is watched.
+	// CertFile is the absolute path of a PEM file with the certificate chain. It is watched.
 	CertFile string `yaml:"certFile,omitempty"`
 	// Key is the private key in PEM. Either key or keyFile is required; whoever reads this document reads an
 	// inline key, so prefer the file.
 	Key Secret `yaml:"key,omitempty"`
-	// KeyFile is a PEM file with the private key. It is watched.
+	// KeyFile is the absolute path of a PEM file with the private key. It is watched.
 	KeyFile string `yaml:"keyFile,omitempty"`
 }
 
@@ -137,12 +139,15 @@ type KeyPairSource struct {
 type Credential struct {
 	// Name is what registries call it. Required, unique.
 	Name string `yaml:"name"`
-	// DockerConfigFile is a docker config JSON, as in a Secret of type kubernetes.io/dockerconfigjson. It is
-	// watched. Credential helpers in it are not run.
+	// DockerConfigFile is the absolute path of a docker config JSON, as in a Secret of type
+	// kubernetes.io/dockerconfigjson. It is watched. Credential helpers in it are not run, and a login is found by
+	// the host of a mirror's url, or the registry's own.
 	DockerConfigFile string `yaml:"dockerConfigFile,omitempty"`
-	// UsernameFile holds the user name; surrounding white space is cut off. It is watched.
+	// UsernameFile is the absolute path of a file with the user name; surrounding white space is cut off. It is
+	// watched.
 	UsernameFile string `yaml:"usernameFile,omitempty"`
-	// PasswordFile holds the password or token; a trailing newline is cut off. It is watched.
+	// PasswordFile is the absolute path of a file with the password or token; a trailing newline is cut off. It is
+	// watched.
 	PasswordFile string `yaml:"passwordFile,omitempty"`
 }
 

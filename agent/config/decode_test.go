@@ -277,7 +277,8 @@ func TestHashCoversWhatIsSaidAndNotHow(t *testing.T) {
 		return Hash(cfg)
 	}
 	first := hash("images: [{name: a, ref: example.com/a}]")
-	if same := hash("# Comment.\nimages:\n  - ref: example.com/a\n    pin: true\n    name: a\nprefetch: {memory: 256Mi}\n"); same != first {
+	same := hash("# Comment.\nimages:\n  - ref: example.com/a\n    pin: true\n    name: a\nprefetch: {memory: 256Mi}\n")
+	if same != first {
 		t.Error("a comment, another order or a default spelled out changes the hash")
 	}
 	if other := hash("images: [{name: a, ref: example.com/b}]"); other == first {

@@ -42,6 +42,8 @@ func (f Fault) String() string {
 }
 
 // Faults is everything that is wrong with a document, in the order of its lines; as an error, one fault a line.
+//
+//nolint:errname // it is a list of Fault, and reads as one: for _, fault := range faults
 type Faults []Fault
 
 // Error lists the faults, one a line.

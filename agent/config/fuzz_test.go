@@ -64,11 +64,11 @@ func FuzzSyntaxLine(f *testing.F) {
 func TestNearestFindsSlips(t *testing.T) {
 	names := []string{"host", "mirrors", "upstream", "tls", "credentials", "adopt", "usernameFile"}
 	got := map[string]string{}
-	for word := range strings.FieldsSeq("hots mirror upsteam TLS creds x user pwd Host credential username") {
+	for word := range strings.FieldsSeq("hots mirror upstraem TLS creds x user pwd Host credential username") {
 		got[word] = nearest(word, names)
 	}
 	want := map[string]string{
-		"hots": "host", "mirror": "mirrors", "upsteam": "upstream", "TLS": "tls", "creds": "", "x": "",
+		"hots": "host", "mirror": "mirrors", "upstraem": "upstream", "TLS": "tls", "creds": "", "x": "",
 		"user": "usernameFile", "pwd": "", "Host": "host", "credential": "credentials", "username": "usernameFile",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -99,9 +99,10 @@ func TestDockerConfigChoosesAndWarns(t *testing.T) {
 			login: Login{"robot", "pw"},
 		},
 		"two entries for one host": {
-			text:     `{"auths": {"https://a.example.com": ` + auth("b", "pw") + `, "a.example.com": ` + auth("a", "pw") + `}}`,
-			login:    Login{"a", "pw"},
-			warnings: []string{`the entries "a.example.com" and "https://a.example.com" are for the same host: the first is used`},
+			text:  `{"auths": {"https://a.example.com": ` + auth("b", "pw") + `, "a.example.com": ` + auth("a", "pw") + `}}`,
+			login: Login{"a", "pw"},
+			warnings: []string{`the entries "a.example.com" and "https://a.example.com" are for the same host: the first ` +
+				`is used`},
 		},
 		"two paths with one login": {
 			text:  `{"auths": {"a.example.com/x": ` + auth("robot", "pw") + `, "a.example.com/y": ` + auth("robot", "pw") + `}}`,

@@ -233,7 +233,8 @@ func (s *FileSource) load() Snapshot {
 	return snapshot
 }
 
-// content sums up a snapshot. It takes what the files mean, not their bytes: certificates in another order are the same.
+// content sums up a snapshot. It takes what the files mean and not their bytes: certificates in another order are
+// the same.
 func (s *FileSource) content(snapshot Snapshot) string {
 	h := hmac.New(sha256.New, s.key)
 	write := func(part string) {

@@ -293,7 +293,8 @@ func TestSourceSeesChanges(t *testing.T) {
 				put(t, dir+"/login/user", "robot")
 				put(t, dir+"/login/password", "old")
 				put(t, dir+"/etc/config.yaml", string(document(fmt.Sprintf(
-					"credentials: [{name: robot, usernameFile: \"%s/login/user\", passwordFile: \"%s/login/password\"}]\n", dir, dir))))
+					"credentials: [{name: robot, usernameFile: \"%s/login/user\", passwordFile: \"%s/login/password\"}]\n",
+					dir, dir))))
 			},
 			first:  hasPassword("old"),
 			change: func(t *testing.T, dir string) { put(t, dir+"/login/password", "new\n") },
@@ -361,10 +362,11 @@ func TestSourceFollowsWhatTheConfigNames(t *testing.T) {
 
 func TestSourcePollsWhereItCannotWatch(t *testing.T) {
 	dir := t.TempDir()
-	s := startSource(t, put(t, dir+"/config.yaml", withImage("a")), timing{poll: time.Millisecond, settle: time.Millisecond})
+	config := put(t, dir+"/config.yaml", withImage("a"))
+	s := startSource(t, config, timing{poll: time.Millisecond, settle: time.Millisecond})
 	s.watches = newWatches(nil, s.log)
 	until(t, s, hasImage("a"))
-	put(t, dir+"/config.yaml", withImage("b"))
+	put(t, config, withImage("b"))
 	until(t, s, hasImage("b"))
 }
 
@@ -373,7 +375,9 @@ func TestSourceWatchesABoundedNumberOfDirectories(t *testing.T) {
 	one, _ := issue(t, "one")
 	var bundles strings.Builder
 	for i := range maxWatches + 10 {
-		fmt.Fprintf(&bundles, "    - {name: b%d, dir: %q}\n", i, filepath.Dir(put(t, fmt.Sprintf("%s/ca%d/ca.pem", dir, i), one)))
+		ca := fmt.Sprintf("%s/ca%d", dir, i)
+		put(t, ca+"/ca.pem", one)
+		fmt.Fprintf(&bundles, "    - {name: b%d, dir: %q}\n", i, ca)
 	}
 	s := startSource(t, put(t, dir+"/config.yaml", string(document("certs:\n  bundles:\n"+bundles.String()))), eventsOnly)
 	var logged strings.Builder

@@ -172,7 +172,7 @@ func (v *validator) credential(at string, c Credential) {
 	case v.anySpoiled(at, "dockerConfigFile", "usernameFile", "passwordFile"):
 	case docker && (user || password):
 		v.fault(at, "has dockerConfigFile beside usernameFile or passwordFile; write the one or the others")
-	case !docker && !(user && password):
+	case !docker && (!user || !password):
 		v.fault(at, "holds no whole login; write dockerConfigFile, or usernameFile together with passwordFile")
 	}
 	v.absolute(join(at, "dockerConfigFile"), c.DockerConfigFile)

@@ -112,14 +112,14 @@ func (v *validator) upstream(at string, r Registry) {
 				"or Deny, and they never do")
 		}
 	case Allow:
-		if known && !mirrors && r.TLS.isZero() && !v.anySpoiled(at, "tls") {
+		if known && !mirrors && !hasTLS(r.TLS) && !v.anySpoiled(at, "tls") {
 			v.fault(at, "has neither mirrors nor tls, so that it says nothing; write one of them or remove the entry")
 		}
 	case Deny:
 		if known && !mirrors {
 			v.fault(path, "is Deny without a mirror, so that nothing could be pulled; write mirrors, or Allow")
 		}
-		if !r.TLS.isZero() {
+		if hasTLS(r.TLS) {
 			v.fault(join(at, "tls"), "is for the registry itself, which upstream: Deny never asks; remove it, or move "+
 				"it to a mirror")
 		}
@@ -132,7 +132,7 @@ func (v *validator) upstream(at string, r Registry) {
 	}
 }
 
-func (t TLS) isZero() bool { return len(t.CA) == 0 && t.ClientCert == "" && !t.SkipVerify }
+func hasTLS(t TLS) bool { return len(t.CA) > 0 || t.ClientCert != "" || t.SkipVerify }
 
 func (v *validator) tls(at string, t TLS) {
 	seen := map[string]bool{}
@@ -161,7 +161,7 @@ func (v *validator) mirror(at string, m Mirror) {
 	}
 	v.capabilities(join(at, "capabilities"), m.Capabilities)
 	v.tls(at, m.TLS)
-	if strings.HasPrefix(m.URL, "http://") && !m.TLS.isZero() {
+	if strings.HasPrefix(m.URL, "http://") && hasTLS(m.TLS) {
 		// containerd core/remotes/docker/config/hosts.go, ConfigureHosts, 1.6 to 2.4.
 		v.fault(join(at, "url"), "is an http URL with TLS settings, and containerd would try https first; write "+
 			"https://, or remove ca, clientCert and skipVerify")
