@@ -217,18 +217,42 @@ func (c *Containerd) Kill() error {
 	return c.proc.kill()
 }
 
-// Stop ends the daemon with SIGTERM, or SIGKILL when it takes too long or ctx ends, and then its containers and every
-// mount below Dir. Restart starts it again.
+// Stop ends the pods, the daemon with SIGTERM, or SIGKILL when it takes too long or ctx ends, then what is left of its
+// containers and every mount below Dir. Restart starts the daemon again.
 func (c *Containerd) Stop(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var errs []error
 	if c.proc != nil {
+		c.removePods(ctx)
 		errs = append(errs, c.proc.stop(ctx))
 	}
 	killShims(c.paths.grpc)
 	errs = append(errs, unmountUnder(c.cfg.Dir))
 	return errors.Join(errs...)
+}
+
+// removePods lets containerd end its pods in order, so that their cgroups go as well. Where it cannot, because it does not
+// run or its CRI is broken, the shims are killed later, which leaves only empty cgroups.
+func (c *Containerd) removePods(ctx context.Context) {
+	if !c.proc.running() || c.cfg.NoCRI {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	cri, err := DialCRI(ctx, c.paths.grpc)
+	if err != nil {
+		return
+	}
+	defer cri.Close() //nolint:errcheck // only used to ask
+	list, err := cri.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil {
+		return
+	}
+	for _, pod := range list.GetItems() {
+		_, _ = cri.Runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: pod.GetId()})
+		_, _ = cri.Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: pod.GetId()})
+	}
 }
 
 // Close stops the daemon and removes its sockets. The other files stay for a look at them.

@@ -1,2 +1,41 @@
-// Package rig starts real parts.
+// Package rig starts the real parts that tests and the demo run against: a containerd of any line from 1.6 to 2.4, a
+// registry, and a proxy that misbehaves. Later it starts systemd nodes and Kubernetes as well.
+//
+// It works from tests and from programs: functions take a context and return errors, and everything that was started
+// ends with its Close method. Package rigtest wraps them for tests.
+//
+// # Layout
+//
+//   - process.go, mounts.go: child processes and what they leave. Every part that is a process uses these.
+//   - containerd.go, containerd_config.go: [Containerd], a private daemon.
+//   - cri.go: [CRI], which asks a daemon for images as the kubelet does.
+//   - ca.go: [CA], certificates for all of them, expired ones included.
+//   - registry.go: [Registry], the distribution registry with TLS and passwords.
+//   - proxy.go, fault.go: [Proxy], which stands in front of a registry, records requests and plays a [Fault].
+//   - image.go, layer.go, push.go: model images of any size, generated while they are read, and pushing them.
+//
+// The programs come from package hack/tools, which builds them once into a cache.
+//
+// # How a process lives
+//
+//  1. Its program is built if the cache does not have it.
+//  2. Its configuration is written below its Dir. Nothing of the host's own containerd, CNI, NRI or CDI is read or
+//     written. Proxy variables are not inherited.
+//  3. It starts in a process group of its own, with its output in a log below Dir.
+//  4. Start returns when it answers. If it ends or a minute passes first, the error has the end of the log.
+//  5. Close sends SIGTERM, after ten seconds SIGKILL, waits for it, ends its containers and takes its mounts away. Only
+//     what this package started is ended. Dir stays for a look at it.
+//
+// When the test process dies, the kernel kills the parts, for they ask for that (PR_SET_PDEATHSIG). Then pods' shims and
+// their mounts below Dir are left, and directories /run/rig-*, which hold sockets of daemons with a long Dir. Daemons
+// from 1.7 to 2.2 create /run/containerd, and pods' shims have their sockets in /run/containerd/s: the paths are
+// compiled into containerd.
+//
+// # To add a part
+//
+//  1. Add how to build it: see package hack/tools.
+//  2. Write a Config struct, a Start function and a type in a file of its own. Use command to start it, waitReady to wait
+//     for a condition that shows that it works, and process.stop in Close.
+//  3. Add a function to rigtest that starts it for a test.
+//  4. Show in an e2e test that it starts, works, ends, and leaves neither process nor mount.
 package rig

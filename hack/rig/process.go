@@ -32,9 +32,8 @@ type command struct {
 type process struct {
 	cmd  *exec.Cmd
 	name string
-	// done is closed when the child has been waited for; waitErr is set before.
-	done    chan struct{}
-	waitErr error
+	// done is closed when the child has been waited for; cmd.ProcessState is set before.
+	done chan struct{}
 }
 
 // start runs the command in a process group of its own, so that a Ctrl-C on the terminal reaches only us and teardown
@@ -60,7 +59,7 @@ func (c command) start() (*process, error) {
 		if err != nil {
 			return
 		}
-		p.waitErr = cmd.Wait()
+		_ = cmd.Wait() // the error is that of ProcessState
 		close(p.done)
 	}()
 	err = <-started
@@ -132,7 +131,7 @@ func (p *process) waitReady(ctx context.Context, logPath string, check func(cont
 		case <-tick.C:
 			continue
 		case <-p.done:
-			err = fmt.Errorf("it ended: %v", p.waitErr)
+			err = errors.New("it ended: " + p.cmd.ProcessState.String())
 		case <-ctx.Done():
 			err = fmt.Errorf("%w; last answer: %w", ctx.Err(), err)
 		}

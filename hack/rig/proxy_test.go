@@ -73,7 +73,7 @@ func fetch(t *testing.T, url, byteRange string) (reply, http.Header) {
 	if err != nil {
 		return reply{Err: kind(err)}, nil
 	}
-	defer resp.Body.Close()
+	defer resp.Body.Close() //nolint:errcheck // read to its end
 	body, err := io.ReadAll(resp.Body)
 	return reply{Status: resp.StatusCode, Body: string(body), Err: kind(err)}, resp.Header
 }
@@ -223,7 +223,7 @@ func TestProxyNoticesThatAStalledClientGoes(t *testing.T) {
 				resp, err := client().Do(req)
 				if err == nil {
 					_, err = io.Copy(io.Discard, resp.Body)
-					resp.Body.Close()
+					err = errors.Join(err, resp.Body.Close())
 				}
 				ended <- err
 			}()
@@ -314,7 +314,7 @@ func TestProxyWantsAClientCertificate(t *testing.T) {
 		c.Transport.(*http.Transport).TLSClientConfig = &tls.Config{RootCAs: ca.Pool(), Certificates: certs}
 		resp, err := c.Get(p.URL())
 		if err == nil {
-			resp.Body.Close()
+			err = resp.Body.Close()
 		}
 		if (err == nil) != (name == "with") {
 			t.Errorf("a client %s a certificate: %v", name, err)

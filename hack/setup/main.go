@@ -38,7 +38,7 @@ func run(ctx context.Context, args []string) error {
 	path := flags.String("path", "", "print the directory with the programs of this `part`; build it if it is missing")
 	list := flags.Bool("list", false, "print the names of all parts")
 	flags.Usage = func() {
-		fmt.Fprintln(flags.Output(), "usage: setup [-list] [-path PART] [all | PART...]")
+		_, _ = fmt.Fprintln(flags.Output(), "usage: setup [-list] [-path PART] [all | PART...]")
 		flags.PrintDefaults()
 	}
 	if err := flags.Parse(args); err != nil {

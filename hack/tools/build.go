@@ -88,28 +88,37 @@ func (b *Builder) Ensure(ctx context.Context, name string) (string, error) {
 		return "", fmt.Errorf("prepare the build of %s: %w", name, err)
 	}
 	dir := filepath.Join(b.cache, name+"-"+r.key)
+	if err := b.ensure(ctx, r, dir); err != nil {
+		return "", err
+	}
+	return dir, nil
+}
+
+// ensure makes dir unless it is there.
+func (b *Builder) ensure(ctx context.Context, r recipe, dir string) error {
+	name := r.part.Name
 	if isDir(dir) {
 		b.progress(name + ": cached")
-		return dir, nil
+		return nil
 	}
 	unlock, err := lock(ctx, filepath.Join(b.cache, name+".lock"), func() {
 		b.progress(name + ": waiting for another process that builds it")
 	})
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer unlock()
 	if isDir(dir) {
 		b.progress(name + ": cached")
-		return dir, nil
+		return nil
 	}
 	b.progress(fmt.Sprintf("%s: %s", name, r.what))
 	start := time.Now()
 	if err := b.make(ctx, r, dir); err != nil {
-		return "", fmt.Errorf("build %s: %w", name, err)
+		return fmt.Errorf("build %s: %w", name, err)
 	}
 	b.progress(fmt.Sprintf("%s: done in %d s", name, int(time.Since(start).Seconds()+0.5)))
-	return dir, nil
+	return nil
 }
 
 // make runs the recipe in a temporary directory and renames that to dir. The caller holds the part's lock, so any other
@@ -215,7 +224,7 @@ func requiredVersion(gomod []byte, module string) (string, error) {
 func key(parts ...[]byte) string {
 	h := sha256.New()
 	for _, p := range parts {
-		fmt.Fprintf(h, "%d:%s", len(p), p)
+		_, _ = fmt.Fprintf(h, "%d:%s", len(p), p)
 	}
 	return hex.EncodeToString(h.Sum(nil))[:16]
 }

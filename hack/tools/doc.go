@@ -23,7 +23,7 @@
 //	mkdir hack/tools/NAME && cd hack/tools/NAME
 //	go mod init github.com/hotplate-dev/hotplate/hack/tools/NAME
 //	go get -tool MODULE/cmd/PROGRAM@VERSION    # once for each program
-//	go mod edit -go=VERSION                    # that of the main go.mod
+//	go mod edit -go=VERSION                    # that of the main go.mod, unless the part needs a newer one
 //
 // and add a line to [Parts]. To raise a version, run the go get lines again.
 package tools

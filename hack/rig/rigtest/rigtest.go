@@ -88,6 +88,17 @@ func Registry(t testing.TB, cfg rig.RegistryConfig) *rig.Registry {
 	return r
 }
 
+// Proxy starts a proxy.
+func Proxy(t testing.TB, cfg rig.ProxyConfig) *rig.Proxy {
+	t.Helper()
+	p, err := rig.StartProxy(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { end(t, "proxy", "", p.Close) })
+	return p
+}
+
 func end(t testing.TB, name, logPath string, closePart func() error) {
 	t.Helper()
 	if err := closePart(); err != nil {
