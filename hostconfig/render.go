@@ -152,8 +152,10 @@ func renderRegistry(tree Tree, reg Registry, v Version) {
 	e := &emitter{}
 	e.b.WriteString(Header)
 	e.line("#\n# %s", describe(reg))
-	if l.root.url != "" {
+	if l.root.url != "" || !l.root.tls.isZero() {
 		e.b.WriteByte('\n')
+	}
+	if l.root.url != "" {
 		e.str("server", l.root.url)
 	}
 	for i, ep := range append([]endpoint{l.root}, l.hosts...) {
@@ -184,7 +186,8 @@ func describe(reg Registry) string {
 	case len(reg.Mirrors) == 0:
 		return name + " come from the registry itself."
 	case reg.Upstream == Deny:
-		return name + " come from the mirrors below only (upstream: Deny)."
+		return name + " come from the mirrors below only (upstream: Deny).\n" +
+			"# The last mirror stands as `server`; without that, containerd would ask the registry itself too."
 	default:
 		return name + " come from the mirrors below, then from the registry itself (upstream: Allow)."
 	}
