@@ -266,8 +266,7 @@ func (a *Agent) enforce(s config.Snapshot, regs []hostconfig.Registry) error {
 	}
 	a.cfg.Log.Info("config in force", "configHash", s.Hash, "registries", len(regs), "images", len(s.Config.Images))
 	a.view.update(func(r *report.NodeReport) { r.Config.Hash = s.Hash })
-	a.hosts.want(s, regs)
-	a.images.setWanted(puller, s.Config.Images)
+	a.hosts.want(s, regs, func() { a.images.setWanted(puller, s.Config.Images) })
 	return nil
 }
 

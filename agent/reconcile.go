@@ -29,6 +29,9 @@ type reconciler struct {
 	stats *stats
 	// hostsChanged is called when containerd may find images where it did not before.
 	hostsChanged func()
+	// written is called once, when the hosts directory first holds what current wants; nil after that. Images must
+	// wait for it: before, they would be sought where the config forbids.
+	written func()
 
 	kick chan struct{} // capacity 1
 	// toCheck tells watchMirrors which endpoints there are, checked tells pass's goroutine what it found.
@@ -65,9 +68,9 @@ func (r *reconciler) wake() {
 	}
 }
 
-// want makes s, which asks for regs, what passes work towards.
-func (r *reconciler) want(s config.Snapshot, regs []hostconfig.Registry) {
-	r.current, r.regs = &s, regs
+// want makes s, which asks for regs, what passes work towards. When the hosts directory is written, written is called.
+func (r *reconciler) want(s config.Snapshot, regs []hostconfig.Registry, written func()) {
+	r.current, r.regs, r.written = &s, regs, written
 	select {
 	case <-r.toCheck: // watchMirrors has not taken the older ones yet
 	default:
@@ -142,6 +145,10 @@ func (r *reconciler) apply(ctx context.Context) bool {
 		r.log.Info("hosts directory changed", "dir", r.cfg.HostsDir, "changed", strings.Join(receipt.Changed, ", "))
 		r.stats.add(func(c *counts) { c.changes++ })
 		r.hostsChanged()
+	}
+	if err == nil && r.written != nil {
+		r.written()
+		r.written = nil
 	}
 	return r.reportRegistries(receipt, err)
 }

@@ -47,7 +47,7 @@ func (o *options) uninstall(ctx context.Context, out io.Writer) (err error) {
 	defer func() { err = errors.Join(err, host.Close()) }()
 	receipt, err := host.Uninstall(ctx, loadGrace)
 	for _, path := range receipt.Changed {
-		fmt.Fprintln(out, path)
+		fmt.Fprintf(out, "put back %s\n", path)
 	}
 	for _, c := range receipt.Conflicts {
 		fmt.Fprintf(out, "left alone: %s: %s; %s\n", c.Path, c.Reason, c.Action)

@@ -87,7 +87,7 @@ func printResolution(out io.Writer, res hostconfig.Resolution, root string, ref 
 	if res.Failure != "" {
 		fmt.Fprintf(out, "FAILS:    every pull: %s\n", res.Failure)
 	}
-	fmt.Fprintf(out, "upstream: %s: %s\n", res.Upstream, res.UpstreamWhen)
+	fmt.Fprintf(out, "upstream: %s\n", res.UpstreamWhen)
 	for i, h := range res.Hosts {
 		fmt.Fprintf(out, "\n%d. %s\n", i+1, manifestURL(h, ref))
 		printHost(out, h)
