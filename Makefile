@@ -55,7 +55,7 @@ e2e: ## Tests on real containerd (1.7 and 2.4) and a real registry; needs root
 
 .PHONY: e2e-full
 e2e-full: ## The same on every containerd line from 1.6 to 2.4; keeps the table in docs/
-	HOTPLATE_LINES=all $(GO) test -tags e2e -count=1 -p 1 -timeout 80m ./hack/... ./prefetch/... ./hostconfig/...
+	HOTPLATE_LINES=all HOTPLATE_FULL=1 HOTPLATE_TABLE=$(CURDIR)/docs/test-table.md $(GO) test -tags e2e -count=1 -p 1 -timeout 80m ./hack/... ./prefetch/... ./hostconfig/...
 
 .PHONY: demo-small
 demo-small: build

@@ -11,9 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/decor"
-
 	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
@@ -105,37 +102,22 @@ func (a *agentProcess) until(ctx context.Context, what string, cond func(report.
 	return r, err
 }
 
-// watchLayers draws a bar for each layer until the image is Ready.
+// watchLayers shows each layer until the image is Ready.
 func (a *agentProcess) watchLayers(ctx context.Context) (report.NodeReport, error) {
-	container := mpb.NewWithContext(ctx, mpb.WithWidth(40), mpb.WithAutoRefresh())
-	bars := make(map[string]*mpb.Bar)
-	defer func() {
-		for _, b := range bars {
-			b.Abort(false)
-		}
-		container.Wait()
-	}()
+	show := newLayers(ctx)
+	defer show.end()
 	for {
 		r, err := a.until(ctx, "the agent's report", func(r report.NodeReport) bool { return len(r.Images) == 1 })
 		if err != nil {
 			return r, err
 		}
 		img := r.Images[0]
-		for _, l := range img.Layers {
-			if bars[l.Digest] == nil {
-				bars[l.Digest] = container.AddBar(l.Size,
-					mpb.PrependDecorators(decor.Name(l.Digest[:19], decor.WCSyncSpaceR)),
-					mpb.AppendDecorators(decor.CountersKibiByte("% .1f / % .1f")))
-			}
-			bars[l.Digest].SetCurrent(l.Done)
-		}
+		show.update(img.Layers)
 		switch {
 		case img.Phase == report.ImageFailed:
 			return r, fmt.Errorf("the image failed: %s", img.Message)
 		case r.Ready:
-			for _, b := range bars {
-				b.SetTotal(-1, true)
-			}
+			show.full()
 			return r, nil
 		}
 		if err := pause(ctx); err != nil {

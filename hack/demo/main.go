@@ -26,6 +26,8 @@ const defaultSize = 1500
 const deadline = 20 * time.Minute
 
 func main() {
+	// A reader of our output that goes away must not end us before we have ended what we started.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	err := run(ctx)
