@@ -27,7 +27,8 @@ type ProxyConfig struct {
 	UpstreamCA []byte
 	// UpstreamClient is the certificate to show upstream.
 	UpstreamClient *tls.Certificate
-	// Addr is host:port to listen on. Empty: a free port of 127.0.0.1.
+	// Addr is host:port to listen on. Empty: a free port of 127.0.0.1. A proxy that was closed can be started again on its
+	// Host.
 	Addr string
 	// CertPEM and KeyPEM are the proxy's own. Empty: plain HTTP.
 	CertPEM, KeyPEM []byte
@@ -68,13 +69,14 @@ type Proxy struct {
 	running   sync.WaitGroup
 
 	mu       sync.Mutex
+	conns    map[net.Conn]connState
 	requests []*Request
 	lost     int
 }
 
 // StartProxy listens and serves until Close.
 func StartProxy(cfg ProxyConfig) (*Proxy, error) {
-	p := &Proxy{}
+	p := &Proxy{conns: map[net.Conn]connState{}}
 	if cfg.Upstream != "" {
 		u, err := url.Parse(cfg.Upstream)
 		if err != nil {
@@ -85,14 +87,15 @@ func StartProxy(cfg ProxyConfig) (*Proxy, error) {
 	if err := p.setUpTransport(cfg); err != nil {
 		return nil, err
 	}
-	if cfg.Addr == "" {
-		cfg.Addr = "127.0.0.1:0"
-	}
 	tlsConfig, err := p.serverTLS(cfg)
 	if err != nil {
 		return nil, err
 	}
-	listener, err := net.Listen("tcp", cfg.Addr)
+	addr, err := freeAddr(cfg.Addr)
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("start the proxy: %w", err)
 	}
@@ -108,16 +111,7 @@ func StartProxy(cfg ProxyConfig) (*Proxy, error) {
 		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
 			return context.WithValue(ctx, limiterKey{}, &limiter{})
 		},
-		// Counting connections counts the goroutines that serve them. Serve itself reports a new one, so Close cannot
-		// miss any.
-		ConnState: func(_ net.Conn, state http.ConnState) {
-			switch state {
-			case http.StateNew:
-				p.running.Add(1)
-			case http.StateClosed, http.StateHijacked:
-				p.running.Done()
-			}
-		},
+		ConnState: p.track,
 		// Failed handshakes are what many tests are about.
 		ErrorLog: log.New(io.Discard, "", 0),
 	}
@@ -174,8 +168,8 @@ func (p *Proxy) storeCertificate(certPEM, keyPEM []byte) error {
 	return nil
 }
 
-// SetCertificate replaces the certificate of a proxy that was started with one. Idle connections are closed, so that
-// the next request of every client sees the new one.
+// SetCertificate replaces the certificate of a proxy that was started with one. Connections are closed as by
+// CloseIdleConnections, so that the next request of every client sees the new one.
 func (p *Proxy) SetCertificate(certPEM, keyPEM []byte) error {
 	if p.cert.Load() == nil {
 		return errors.New("the proxy was started without TLS")
@@ -187,10 +181,44 @@ func (p *Proxy) SetCertificate(certPEM, keyPEM []byte) error {
 	return nil
 }
 
-// CloseIdleConnections closes the clients' connections that no request is on.
+// CloseIdleConnections closes the clients' connections, those with a request on them when that is answered.
 func (p *Proxy) CloseIdleConnections() {
-	p.server.SetKeepAlivesEnabled(false) // this is what closes them
-	p.server.SetKeepAlivesEnabled(true)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for conn, state := range p.conns {
+		p.conns[conn] = connState{idle: state.idle, old: true}
+		if state.idle {
+			_ = conn.Close() // the client may have closed it already
+		}
+	}
+}
+
+// connState is what a Proxy knows of a connection.
+type connState struct {
+	idle bool
+	// old connections are closed when they become idle.
+	old bool
+}
+
+// track follows the connections. A connection's goroutine ends with its last state, and the first is reported before
+// that goroutine starts, by the one that Close waits for as well: so Close cannot miss any.
+func (p *Proxy) track(conn net.Conn, state http.ConnState) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		p.running.Add(1)
+		p.conns[conn] = connState{}
+	case http.StateActive, http.StateIdle:
+		now := connState{idle: state == http.StateIdle, old: p.conns[conn].old}
+		p.conns[conn] = now
+		if now.idle && now.old {
+			_ = conn.Close() // the client may have closed it already
+		}
+	case http.StateClosed, http.StateHijacked:
+		delete(p.conns, conn)
+		p.running.Done()
+	}
 }
 
 // SetScript replaces the function that chooses the fault for each request. It is called concurrently. Nil: no faults.

@@ -50,7 +50,11 @@ func run(ctx context.Context, args []string) error {
 		}
 		return nil
 	}
-	b, err := tools.NewBuilder(tools.Config{Progress: func(line string) { fmt.Fprintln(os.Stderr, line) }})
+	told := false
+	b, err := tools.NewBuilder(tools.Config{Progress: func(line string) {
+		fmt.Fprintln(os.Stderr, line)
+		told = true
+	}})
 	if err != nil {
 		return err
 	}
@@ -73,8 +77,12 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	for _, name := range names {
+		told = false
 		if _, err := b.Ensure(ctx, name); err != nil {
 			return err
+		}
+		if !told {
+			fmt.Fprintln(os.Stderr, name+": cached")
 		}
 	}
 	return nil

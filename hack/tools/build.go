@@ -21,7 +21,8 @@ type Config struct {
 	Root string
 	// CacheDir keeps the programs. Empty: hotplate/tools below the user's cache directory.
 	CacheDir string
-	// Progress gets a line when something that takes long starts and ends. Nil: nobody is told.
+	// Progress gets a line when something that takes long starts and ends, and none for what is in the cache. Nil: nobody
+	// is told.
 	Progress func(line string)
 }
 
@@ -98,7 +99,6 @@ func (b *Builder) Ensure(ctx context.Context, name string) (string, error) {
 func (b *Builder) ensure(ctx context.Context, r recipe, dir string) error {
 	name := r.part.Name
 	if isDir(dir) {
-		b.progress(name + ": cached")
 		return nil
 	}
 	unlock, err := lock(ctx, filepath.Join(b.cache, name+".lock"), func() {
@@ -109,7 +109,6 @@ func (b *Builder) ensure(ctx context.Context, r recipe, dir string) error {
 	}
 	defer unlock()
 	if isDir(dir) {
-		b.progress(name + ": cached")
 		return nil
 	}
 	b.progress(fmt.Sprintf("%s: %s", name, r.what))
