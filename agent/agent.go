@@ -274,8 +274,8 @@ func (a *Agent) lastGoodPath() string { return filepath.Join(a.cfg.StateDir, "la
 
 // ended is nil when ctx is the reason for err.
 func ended(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil
 }

@@ -72,10 +72,9 @@ func parseVersion(s string) (hostconfig.Version, error) {
 }
 
 func printResolution(out io.Writer, res hostconfig.Resolution, root string, ref reference.Named) {
-	switch {
-	case res.Dir == "":
+	if res.Dir == "" {
 		fmt.Fprintf(out, "read:     nothing: no directory for %s in %s, and no _default\n", res.Host, root)
-	default:
+	} else {
 		fmt.Fprintf(out, "read:     %s\n", filepath.Join(root, res.Dir, hostconfig.HostsTOML))
 	}
 	for _, dir := range res.Shadowed {

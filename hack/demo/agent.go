@@ -37,7 +37,6 @@ func startAgent(d *demo) (*agentProcess, error) {
 		return nil, err
 	}
 	defer logFile.Close()
-	//nolint:noctx // stop ends it
 	cmd := exec.Command("bin/hotplate-agent", "--config", d.path("etc", "config.yaml"), "--address",
 		d.containerd.Address(), "--hosts-dir", d.hostsDir(), "--state-dir", d.path("state"), "--node-name", "gpu-1",
 		"--listen", "127.0.0.1:0")
