@@ -54,8 +54,8 @@ type Containerd struct {
 	version string
 }
 
-// StartContainerd starts a daemon and waits until its version and CRI services answer. ctx bounds the start alone. It needs root. The part is built
-// first if it is not in the cache, which takes minutes.
+// StartContainerd starts a daemon and waits until its version and CRI services answer. ctx bounds the start alone. It
+// needs root. The part is built first if it is not in the cache, which takes minutes.
 func StartContainerd(ctx context.Context, cfg ContainerdConfig) (*Containerd, error) {
 	if !slices.Contains(Lines(), cfg.Line) {
 		return nil, fmt.Errorf("no containerd line %q; there are %s", cfg.Line, strings.Join(Lines(), ", "))
@@ -232,8 +232,8 @@ func (c *Containerd) Stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// removePods lets containerd end its pods in order, so that their cgroups go as well. Where it cannot, because it does not
-// run or its CRI is broken, the shims are killed later, which leaves only empty cgroups.
+// removePods lets containerd end its pods in order, so that their cgroups go as well. Where it cannot, because it does
+// not run or its CRI is broken, the shims are killed later, which leaves only empty cgroups.
 func (c *Containerd) removePods(ctx context.Context) {
 	if !c.proc.running() || c.cfg.NoCRI {
 		return

@@ -26,16 +26,16 @@
 //  5. Close sends SIGTERM, after ten seconds SIGKILL, waits for it, ends its containers and takes its mounts away. Only
 //     what this package started is ended. Dir stays for a look at it.
 //
-// When the test process dies, the kernel kills the parts, for they ask for that (PR_SET_PDEATHSIG). Then pods' shims and
-// their mounts below Dir are left, and directories /run/rig-*, which hold sockets of daemons with a long Dir. Daemons
-// from 1.7 to 2.2 create /run/containerd, and pods' shims have their sockets in /run/containerd/s: the paths are
-// compiled into containerd.
+// When the test process dies, the kernel kills the parts, for they ask for that (PR_SET_PDEATHSIG). Then pods' shims
+// and their mounts below Dir are left, and directories /run/rig-*, which hold sockets of daemons with a long Dir.
+// Daemons from 1.7 to 2.2 create /run/containerd, and pods' shims have their sockets in /run/containerd/s: the paths
+// are compiled into containerd.
 //
 // # To add a part
 //
 //  1. Add how to build it: see package hack/tools.
-//  2. Write a Config struct, a Start function and a type in a file of its own. Use command to start it, waitReady to wait
-//     for a condition that shows that it works, and process.stop in Close.
+//  2. Write a Config struct, a Start function and a type in a file of its own. Use command to start it, waitReady to
+//     wait for a condition that shows that it works, and process.stop in Close.
 //  3. Add a function to rigtest that starts it for a test.
 //  4. Show in an e2e test that it starts, works, ends, and leaves neither process nor mount.
 package rig

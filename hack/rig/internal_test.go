@@ -129,14 +129,16 @@ func TestUnsetHostsDirLeavesConfigPathUnset(t *testing.T) {
 func TestProcessEnds(t *testing.T) {
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
+	stop := func(p *process) error { return p.stop(t.Context()) }
+	stopNow := func(p *process) error { return p.stop(ended) }
 	tests := map[string]struct {
 		script string
 		end    func(*process) error
 	}{
-		"on SIGTERM":                    {"echo ready; exec sleep 1000", func(p *process) error { return p.stop(t.Context()) }},
+		"on SIGTERM":                    {"echo ready; exec sleep 1000", stop},
 		"on SIGKILL":                    {"echo ready; exec sleep 1000", (*process).kill},
-		"killed when no time is left":   {"trap '' TERM; echo ready; exec sleep 1000", func(p *process) error { return p.stop(ended) }},
-		"by itself before it is ended":  {"echo ready", func(p *process) error { <-p.done; return p.stop(t.Context()) }},
+		"killed when no time is left":   {"trap '' TERM; echo ready; exec sleep 1000", stopNow},
+		"by itself before it is ended":  {"echo ready", func(p *process) error { <-p.done; return stop(p) }},
 		"by itself before it is killed": {"echo ready", func(p *process) error { <-p.done; return p.kill() }},
 	}
 	for name, tt := range tests {

@@ -117,8 +117,8 @@ func (p *process) signal(sig os.Signal) error {
 // poll is how often waits look at their condition.
 const poll = 10 * time.Millisecond
 
-// waitReady calls check until it returns nil. It gives up when the process ends or ctx does; the error then has the last
-// answer of check and the end of the log.
+// waitReady calls check until it returns nil. It gives up when the process ends or ctx does; the error then has the
+// last answer of check and the end of the log.
 func (p *process) waitReady(ctx context.Context, logPath string, check func(context.Context) error) error {
 	tick := time.NewTicker(poll)
 	defer tick.Stop()

@@ -65,8 +65,8 @@ func StartRegistry(ctx context.Context, cfg RegistryConfig) (*Registry, error) {
 	return r, nil
 }
 
-// freeAddr replaces port 0, or no address at all, by a port that is free now, for a server that cannot tell which port it
-// got or that must come back on the same one. It is below the range from which the kernel takes ports for outgoing
+// freeAddr replaces port 0, or no address at all, by a port that is free now, for a server that cannot tell which port
+// it got or that must come back on the same one. It is below the range from which the kernel takes ports for outgoing
 // connections (ip_local_port_range), so that none of those takes it while the server is down.
 func freeAddr(addr string) (string, error) {
 	const first, last, tries = 20000, 32767, 100
