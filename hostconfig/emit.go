@@ -22,21 +22,26 @@ func (e *emitter) table(keys ...string) {
 	e.line("\n[%s]", strings.Join(quoted, "."))
 }
 
-func (e *emitter) str(key, value string) { e.line("%s = %s", tomlKey(key), tomlString(value)) }
+// pair is a key and its value, both in TOML.
+type pair struct{ key, value string }
 
-func (e *emitter) list(key string, values []string) {
-	e.line("%s = %s", tomlKey(key), tomlList(values))
+func (e *emitter) pairs(list []pair) {
+	for _, p := range list {
+		e.line("%s = %s", p.key, p.value)
+	}
 }
 
-// header writes the names in byte order, so that equal headers give equal bytes.
-func (e *emitter) header(h http.Header) {
+// headerPairs has the names in byte order, so that equal headers give equal bytes.
+func headerPairs(h http.Header) []pair {
+	var out []pair
 	for _, name := range slices.Sorted(maps.Keys(h)) {
-		if values := h[name]; len(values) == 1 {
-			e.str(name, values[0])
-		} else {
-			e.list(name, values)
+		value := tomlList(h[name])
+		if len(h[name]) == 1 {
+			value = tomlString(h[name][0])
 		}
+		out = append(out, pair{tomlKey(name), value})
 	}
+	return out
 }
 
 // tomlKey writes a key bare where TOML allows it.

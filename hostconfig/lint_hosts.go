@@ -61,19 +61,28 @@ func lintHosts(data []byte, f HostsFile, v Version) []Warning {
 
 // tables looks at the forms in which hosts are written.
 func (l *hostsLinter) tables(data []byte) {
-	headers, all, _ := scanHosts(data)
-	for _, name := range all {
-		if !slices.Contains(headers, name) {
+	scan := scanHosts(data)
+	for _, name := range scan.all {
+		if !slices.Contains(scan.headers, name) {
 			l.addVersions(l.v, dropsInlineHosts, Severe, "inline-host", fmt.Sprintf("host %q", redactURL(name)),
 				"containerd 2.0 and later drop this host silently; write it with a [host.\"URL\"] table header")
 		}
 	}
-	if len(all) == 0 {
+	if len(scan.inline) > 1 && !l.v.certainly(dropsInlineHosts) {
+		l.add(Warn, "inline-order", "", "containerd 1.x asks hosts that are inline tables in no fixed order; write them "+
+			"with [host.\"URL\"] table headers")
+	}
+	if len(scan.all) == 0 {
 		l.addVersions(l.v, needsHostTable, Severe, "no-host-table", "",
 			"containerd before 1.7.32 rejects a file without a [host.\"URL\"] table and goes to upstream")
 	}
+	if slices.ContainsFunc(scan.headers, hasBracket) {
+		l.addVersions(l.v, rejectsBracketTables, Severe, "bracket-table", "",
+			"containerd 1.x rejects the whole file because of the brackets in a table header, and goes to upstream; "+
+				"use a name instead of the IPv6 address")
+	}
 	seen := map[string]bool{}
-	for _, name := range headers {
+	for _, name := range scan.headers {
 		if seen[name] {
 			l.addVersions(l.v, dropsInlineHosts, Warn, "host-twice", fmt.Sprintf("host %q", redactURL(name)),
 				"containerd 2.0 and later ask this host twice; write its [….header] table right after its own table")

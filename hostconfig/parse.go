@@ -320,29 +320,46 @@ func stringList(list []any, of string) ([]string, error) {
 
 // hostNames returns the names of the hosts in containerd's order. It follows getSortedHosts.
 func hostNames(data []byte, v Version) ([]string, error) {
-	headers, all, anyTree := scanHosts(data)
-	if v.IsZero() || v.certainly(dropsInlineHosts) {
-		return headers, nil
+	scan := scanHosts(data)
+	if v.certainly(rejectsBracketTables) && slices.ContainsFunc(scan.headers, hasBracket) {
+		return nil, errors.New("a table header cannot have brackets in its key")
 	}
-	if !anyTree && v.certainly(needsHostTable) {
+	if v.IsZero() || v.certainly(dropsInlineHosts) {
+		return scan.headers, nil
+	}
+	if !scan.hasTree && v.certainly(needsHostTable) {
 		return nil, errors.New("invalid `host` tree: it has no [host.\"URL\"] table")
 	}
-	return all, nil
+	// 1.x sorts by line. An inline table has none, so these come first, in an order that changes.
+	return append(slices.Clone(scan.inline), slices.DeleteFunc(scan.all, func(name string) bool {
+		return slices.Contains(scan.inline, name)
+	})...), nil
 }
 
-// scanHosts reads the file as 2.x and as 1.x do. headers are the hosts with a table header, where one that another
-// host's table interrupts comes twice; all are the hosts in whatever form, each once. anyTree is set if there is a
-// table `host` at all.
-func scanHosts(data []byte) (headers, all []string, anyTree bool) {
+// hostScan is how the hosts are written in a file.
+type hostScan struct {
+	// headers are the hosts with a table header, in order; one that another host's table interrupts comes twice.
+	headers []string
+	// all are the hosts in whatever form, and inline those that are inline tables, in order and each once.
+	all, inline []string
+	// hasTree is set if there is a table `host` at all.
+	hasTree bool
+}
+
+func scanHosts(data []byte) (scan hostScan) {
 	p := unstable.Parser{}
 	p.Reset(data)
 	var (
 		prefix []string
 		last   string
 	)
-	add := func(name string) {
-		if !slices.Contains(all, name) {
-			all = append(all, name)
+	add := func(name string, inline bool) {
+		if slices.Contains(scan.all, name) {
+			return
+		}
+		scan.all = append(scan.all, name)
+		if inline {
+			scan.inline = append(scan.inline, name)
 		}
 	}
 	for p.NextExpression() {
@@ -351,14 +368,14 @@ func scanHosts(data []byte) (headers, all []string, anyTree bool) {
 		switch e.Kind {
 		case unstable.Table:
 			prefix = key
-			anyTree = anyTree || key[0] == "host"
+			scan.hasTree = scan.hasTree || key[0] == "host"
 			if len(key) < 2 || key[0] != "host" {
 				continue
 			}
-			add(key[1])
+			add(key[1], false)
 			if key[1] != last {
 				last = key[1]
-				headers = append(headers, last)
+				scan.headers = append(scan.headers, last)
 			}
 		case unstable.ArrayTable:
 			prefix = key
@@ -367,19 +384,22 @@ func scanHosts(data []byte) (headers, all []string, anyTree bool) {
 			if full[0] != "host" {
 				continue
 			}
+			inline := e.Value().Kind == unstable.InlineTable
 			if len(full) > 1 {
-				anyTree = true
-				add(full[1])
-			} else if e.Value().Kind == unstable.InlineTable {
-				anyTree = true
+				scan.hasTree = true
+				add(full[1], inline && len(full) == 2)
+			} else if inline {
+				scan.hasTree = true
 				for it := e.Value().Children(); it.Next(); {
-					add(keyOf(it.Node())[0])
+					add(keyOf(it.Node())[0], true)
 				}
 			}
 		}
 	}
-	return headers, all, anyTree
+	return scan
 }
+
+func hasBracket(key string) bool { return strings.ContainsAny(key, "[]") }
 
 func keyOf(n *unstable.Node) []string {
 	var parts []string

@@ -148,32 +148,45 @@ func canonicalHeader(h http.Header) http.Header {
 // renderRegistry adds the registry's hosts.toml and PEM files to tree.
 func renderRegistry(tree Tree, reg Registry, v Version) {
 	l := layoutOf(reg, v)
-	mode := publicMode
 	e := &emitter{}
 	e.b.WriteString(Header)
 	e.line("#\n# %s", describe(reg))
-	if l.root.url != "" || !l.root.tls.isZero() {
+	if root := l.root.pairs(); len(root) > 0 {
 		e.b.WriteByte('\n')
+		e.pairs(root)
 	}
-	if l.root.url != "" {
-		e.str("server", l.root.url)
+	if len(l.root.header) > 0 {
+		e.table("header")
+		e.pairs(headerPairs(l.root.header))
 	}
-	for i, ep := range append([]endpoint{l.root}, l.hosts...) {
-		path := []string{"host", ep.url}
-		if i == 0 {
-			path = nil
-		} else {
-			e.table(path...)
+	if l.hasBrackets() && v.certainly(rejectsBracketTables) {
+		e.table("host")
+		for _, h := range l.hosts {
+			e.pairs(h.dotted(v))
 		}
-		emitEndpoint(e, ep)
+	} else {
+		for _, h := range l.hosts {
+			e.table("host", h.url)
+			e.pairs(h.pairs()[1:])
+			if len(h.header) > 0 { // right after its host, or 2.x lists the host twice
+				e.table("host", h.url, "header")
+				e.pairs(headerPairs(h.header))
+			}
+		}
+	}
+	mode := publicMode
+	for _, ep := range append(l.hosts, l.root) {
 		if len(ep.header) > 0 {
 			mode = privateMode
-			e.table(append(path, "header")...)
-			e.header(ep.header)
 		}
 		addPEM(tree, ep.tls)
 	}
 	tree[HostDir(reg.Host)+"/"+HostsTOML] = File{Mode: mode, Data: []byte(e.b.String())}
+}
+
+// hasBrackets reports whether a host's URL has an IPv6 address in it.
+func (l layout) hasBrackets() bool {
+	return slices.ContainsFunc(l.hosts, func(h endpoint) bool { return strings.Contains(h.url, "[") })
 }
 
 // describe says what the file is for.
@@ -193,29 +206,53 @@ func describe(reg Registry) string {
 	}
 }
 
-func emitEndpoint(e *emitter, ep endpoint) {
+// pairs returns the keys of an endpoint, `server` first. A [host] table has the URL in its header instead.
+func (ep endpoint) pairs() []pair {
+	var out []pair
+	if ep.url != "" {
+		out = append(out, pair{"server", tomlString(ep.url)})
+	}
 	if len(ep.capabilities) > 0 {
 		names := make([]string, len(ep.capabilities))
 		for i, c := range ep.capabilities {
 			names[i] = string(c)
 		}
-		e.list("capabilities", names)
+		out = append(out, pair{"capabilities", tomlList(names)})
 	}
 	if ep.overridePath {
-		e.line("override_path = true")
+		out = append(out, pair{"override_path", "true"})
 	}
 	if ep.dialTimeout != 0 {
-		e.str("dial_timeout", ep.dialTimeout.String())
+		out = append(out, pair{"dial_timeout", tomlString(ep.dialTimeout.String())})
 	}
 	if !ep.tls.CA.IsZero() {
-		e.str("ca", sharedPath(ep.tls.CA.FileName()))
+		out = append(out, pair{"ca", tomlString(sharedPath(ep.tls.CA.FileName()))})
 	}
 	if c := ep.tls.Client; c != nil {
-		e.line("client = [%s]", tomlList([]string{sharedPath(c.CertFileName()), sharedPath(c.KeyFileName())}))
+		files := []string{sharedPath(c.CertFileName()), sharedPath(c.KeyFileName())}
+		out = append(out, pair{"client", "[" + tomlList(files) + "]"})
 	}
 	if ep.tls.SkipVerify {
-		e.line("skip_verify = true")
+		out = append(out, pair{"skip_verify", "true"})
 	}
+	return out
+}
+
+// dotted returns the keys of an endpoint for the table [host], for versions that take no table header with brackets.
+// Inline tables would do as well, but 1.x forgets their order.
+func (ep endpoint) dotted(v Version) []pair {
+	if len(ep.capabilities) == 0 {
+		ep.capabilities = allCapabilities(v) // there has to be a key
+	}
+	prefix := tomlKey(ep.url) + "."
+	var out []pair
+	for _, p := range ep.pairs()[1:] {
+		out = append(out, pair{prefix + p.key, p.value})
+	}
+	for _, p := range headerPairs(ep.header) {
+		out = append(out, pair{prefix + "header." + p.key, p.value})
+	}
+	return out
 }
 
 // sharedPath is how a hosts.toml names a file of SharedDir: containerd joins it with the host directory (makeAbsPath
@@ -252,6 +289,10 @@ func checkRegistry(reg Registry, v Version) error {
 		faults = append(faults, fmt.Errorf("upstream is %q; write Allow or Deny", shorten(string(reg.Upstream))))
 	case reg.Upstream == Deny && len(reg.Mirrors) == 0:
 		faults = append(faults, errors.New("upstream is Deny and there is no mirror, so nothing could be pulled"))
+	case v.IsZero() && slices.ContainsFunc(reg.Mirrors, func(m Mirror) bool { return strings.Contains(m.URL, "[") }),
+		v.IsZero() && len(reg.Mirrors) == 0 && strings.HasPrefix(reg.Host, "["):
+		faults = append(faults, errors.New("it needs an IPv6 address in a [host] table, which containerd 1.x and 2.x "+
+			"read in different forms, and the containerd version is not known; give the host a name"))
 	case len(reg.Mirrors) == 0 && upstreamURL(reg) == "" && v.possibly(needsHostTable):
 		faults = append(faults, fmt.Errorf("it has no mirror, and containerd %s may reject a hosts.toml without a "+
 			"[host] table (fixed in 1.7.32); give a mirror, or leave the registry out", v))

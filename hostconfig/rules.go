@@ -10,6 +10,9 @@ const (
 	knowsReferrers
 	// dropsInlineHosts: a host counts only with a [host."URL"] table header; inline and dotted forms are dropped.
 	dropsInlineHosts
+	// rejectsBracketTables: a table header with a bracket in its key, such as [host."https://[fd00::1]"], rejects the
+	// whole file, however it is quoted.
+	rejectsBracketTables
 	// honoursDialTimeout: dial_timeout has an effect, and a bad value rejects the whole file. Elsewhere the key is
 	// ignored, whatever its value.
 	honoursDialTimeout
@@ -53,8 +56,10 @@ func (t trait) rule() rule {
 	return [...]rule{
 		needsHostTable: {before: Version{1, 7, 32},
 			source: "remotes/docker/config/hosts.go getSortedHosts, 1.6.36, 1.7.31 and 1.7.35; measured"},
-		knowsReferrers:     {from: Version{2, 2, 0}, source: hosts + " parseHostConfig, 2.1.9 and 2.2.9; measured"},
-		dropsInlineHosts:   {from: Version{2, 0, 0}, source: hosts + " getSortedHosts, 2.0.14; measured"},
+		knowsReferrers:   {from: Version{2, 2, 0}, source: hosts + " parseHostConfig, 2.1.9 and 2.2.9; measured"},
+		dropsInlineHosts: {from: Version{2, 0, 0}, source: hosts + " getSortedHosts, 2.0.14; measured"},
+		rejectsBracketTables: {before: Version{2, 0, 0},
+			source: "go-toml v1.9.5 lexInsideTableKey, which 1.6 and 1.7 use; seen with 1.7.35's ConfigureHosts"},
 		honoursDialTimeout: {from: Version{2, 0, 7}, source: hosts + " parseHostConfig, 2.0.7 and 2.1.0; measured"},
 		dialTimeoutTriesHTTPS: {from: Version{2, 0, 7}, before: Version{2, 1, 0},
 			source: hosts + " ConfigureHosts sets explicitTLS, 2.0.7 and 2.0.14; not 2.1.0"},
