@@ -175,7 +175,7 @@ func (c *Containerd) waitReady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close() //nolint:errcheck // only used to ask
+	defer conn.Close()
 	return c.proc.waitReady(ctx, c.paths.log, func(ctx context.Context) error {
 		// A call on a socket that nobody serves yet fails at once; one that hangs is asked again.
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -244,7 +244,7 @@ func (c *Containerd) removePods(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	defer cri.Close() //nolint:errcheck // only used to ask
+	defer cri.Close()
 	list, err := cri.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
 	if err != nil {
 		return

@@ -28,7 +28,7 @@ func DialCRI(ctx context.Context, address string) (*CRI, error) {
 		Runtime: runtimeapi.NewRuntimeServiceClient(conn),
 	}
 	if _, err := c.Runtime.Version(ctx, &runtimeapi.VersionRequest{}); err != nil {
-		conn.Close() //nolint:errcheck // the call's error says more
+		conn.Close()
 		return nil, fmt.Errorf("ask %q for its CRI version: %w", address, err)
 	}
 	return c, nil

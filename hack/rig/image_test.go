@@ -42,7 +42,7 @@ func contents(t *testing.T, l v1.Layer) map[string][]byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close() //nolint:errcheck // read to its end
+	defer r.Close()
 	files := map[string][]byte{}
 	for archive := tar.NewReader(r); ; {
 		h, err := archive.Next()

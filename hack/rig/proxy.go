@@ -330,7 +330,7 @@ func (p *Proxy) answer(w http.ResponseWriter, r *http.Request, fault Fault, upda
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // read only
+	defer resp.Body.Close()
 	for name, values := range resp.Header {
 		w.Header()[name] = slices.Clone(values)
 	}

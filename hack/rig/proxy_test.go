@@ -73,7 +73,7 @@ func fetch(t *testing.T, url, byteRange string) (reply, http.Header) {
 	if err != nil {
 		return reply{Err: kind(err)}, nil
 	}
-	defer resp.Body.Close() //nolint:errcheck // read to its end
+	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	return reply{Status: resp.StatusCode, Body: string(body), Err: kind(err)}, resp.Header
 }

@@ -195,7 +195,7 @@ func (r *Registry) answers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close() //nolint:errcheck // only used to ask
+	defer conn.Close()
 	if len(r.cfg.CertPEM) == 0 {
 		return nil
 	}

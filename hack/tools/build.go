@@ -137,7 +137,7 @@ func (b *Builder) make(ctx context.Context, r recipe, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp) //nolint:errcheck // it is gone after the rename, and the next build removes it otherwise
+	defer os.RemoveAll(tmp)
 	if err := r.run(ctx, tmp); err != nil {
 		return err
 	}

@@ -90,7 +90,7 @@ func debianRelease(path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find out the Debian release: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		if name, ok := strings.CutPrefix(lines.Text(), "VERSION_CODENAME="); ok {
