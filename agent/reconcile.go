@@ -51,6 +51,12 @@ type probed struct {
 	ok      bool // there is a verdict
 	at      time.Time
 	process daemon.Info
+	failed  time.Time // when a probe last came to no verdict
+}
+
+// of reports whether the verdict is about the process that info describes.
+func (p probed) of(info daemon.Info) bool {
+	return p.process.PID == info.PID && p.process.UUID == info.UUID && p.process.Version == info.Version
 }
 
 func newReconciler(cfg Config, v *view, t *trust, hostsChanged func()) *reconciler {
@@ -94,24 +100,18 @@ func (r *reconciler) pass(ctx context.Context) (settled bool) {
 
 // lookAtDaemon reports whether containerd and its CRI plugin answer.
 func (r *reconciler) lookAtDaemon(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, daemonTimeout)
-	defer cancel()
-	info, err := r.cfg.Daemon.Info(ctx)
-	if err == nil {
-		err = r.cfg.Daemon.CheckCRI(ctx)
-	}
+	info, err := r.askDaemon(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			r.view.set(report.ContainerdHealthy, report.False, "NotAnswering", err.Error())
 		}
 		return false
 	}
-	if v, err := hostconfig.ParseVersion(info.Version); err != nil {
-		r.log.Warn("containerd has an unknown version; the most cautious rules apply", "version", info.Version)
-		r.version = hostconfig.Version{}
-	} else {
-		r.version = v
+	if r.probed.ok && r.probed.of(r.process) && !r.probed.of(info) {
+		// Before it is said to be healthy: the node must not be Ready on the word of a process that is gone.
+		r.view.set(report.HostsLive, report.Unknown, "NotProbed", "containerd is not the process any more that was probed")
 	}
+	r.setVersion(info.Version)
 	r.process = info
 	r.view.update(func(n *report.NodeReport) {
 		n.Containerd.Version = info.Version
@@ -122,6 +122,25 @@ func (r *reconciler) lookAtDaemon(ctx context.Context) bool {
 	})
 	r.view.set(report.ContainerdHealthy, report.True, "Answering", "containerd "+info.Version)
 	return true
+}
+
+func (r *reconciler) askDaemon(ctx context.Context) (daemon.Info, error) {
+	ctx, cancel := context.WithTimeout(ctx, daemonTimeout)
+	defer cancel()
+	info, err := r.cfg.Daemon.Info(ctx)
+	if err == nil {
+		err = r.cfg.Daemon.CheckCRI(ctx)
+	}
+	return info, err
+}
+
+// setVersion picks the rules of the daemon's version.
+func (r *reconciler) setVersion(version string) {
+	v, err := hostconfig.ParseVersion(version)
+	if err != nil && version != r.process.Version {
+		r.log.Warn("containerd has an unknown version; the most cautious rules apply", "version", version)
+	}
+	r.version = v
 }
 
 // apply writes the hosts directory. It reports whether every registry is as the config wants it.
@@ -231,19 +250,26 @@ func keepMirrors(states, old []report.Registry) []report.Registry {
 // probe makes sure that there is a fresh verdict on the daemon, and reports whether it obeys the hosts directory.
 func (r *reconciler) probe(ctx context.Context) bool {
 	p := &r.probed
-	same := p.process.PID == r.process.PID && p.process.UUID == r.process.UUID && p.process.Version == r.process.Version
+	same := p.of(r.process)
 	if p.ok && p.verdict.Live && same && time.Since(p.at) < probeInterval {
 		return true
 	}
 	if p.ok && !p.verdict.Live && same && time.Since(p.at) < idleInterval {
 		return false
 	}
+	if time.Since(p.failed) < unsettledInterval {
+		return false // its own files in the hosts directory would wake the next probe, and that one the next
+	}
 	verdict, err := r.cfg.Prober.Probe(ctx)
 	if err != nil {
+		p.failed = time.Now()
 		if ctx.Err() == nil {
 			r.view.set(report.HostsLive, report.Unknown, "ProbeFailed", err.Error())
 		}
 		return false
+	}
+	if p.ok && !p.verdict.Live && same && !verdict.Live {
+		verdict.Cause = p.verdict.Cause // it names another image each time, which is nothing new
 	}
 	r.probed = probed{verdict: verdict, ok: true, at: time.Now(), process: r.process}
 	if verdict.Live {
