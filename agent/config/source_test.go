@@ -360,6 +360,22 @@ func TestSourceFollowsWhatTheConfigNames(t *testing.T) {
 	until(t, s, hasCerts(2))
 }
 
+// A directory further up says nothing when it is replaced; the poll sees it. From then on events must come from the new
+// one.
+func TestSourceWatchesTheDirectoryThatIsThereNow(t *testing.T) {
+	dir := t.TempDir()
+	config := put(t, dir+"/a/etc/config.yaml", withImage("a"))
+	s := startSource(t, config, eventsOnly)
+	until(t, s, hasImage("a"))
+	rename(t, dir+"/a", dir+"/old")
+	put(t, config, withImage("b"))
+	if polled := s.look(); !hasImage("b")(polled) {
+		t.Fatalf("the poll sees the error %v and the document\n%s", polled.Err, polled.Raw)
+	}
+	put(t, config, withImage("c"))
+	until(t, s, hasImage("c"))
+}
+
 func TestSourcePollsWhereItCannotWatch(t *testing.T) {
 	dir := t.TempDir()
 	config := put(t, dir+"/config.yaml", withImage("a"))
