@@ -80,6 +80,7 @@ func (r *run) blob(ctx context.Context, desc ocispec.Descriptor) error {
 			i++
 			continue
 		}
+		w.Close()
 		if w, err = r.open(ctx, desc); err != nil {
 			if errors.Is(err, ErrPresent) {
 				return nil

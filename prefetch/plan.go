@@ -82,7 +82,7 @@ func (r *run) readIndex(ctx context.Context, desc ocispec.Descriptor) (ocispec.D
 		return ocispec.Descriptor{}, fmt.Errorf("index %s names %d manifests, more than %d",
 			desc.Digest, len(index.Manifests), maxLayers)
 	}
-	chosen, err := choose(index.Manifests, r.want.platform)
+	chosen, err := Choose(index.Manifests, r.want.platform)
 	if err != nil {
 		return chosen, fmt.Errorf("index %s: %w", desc.Digest, err)
 	}
@@ -161,9 +161,9 @@ func (r *run) small(ctx context.Context, desc ocispec.Descriptor, limit int64) (
 	return data, w.Commit(ctx)
 }
 
-// choose picks the manifest for the platform as containerd does (core/images/handlers.go, FilterPlatforms and
+// Choose picks the manifest for the platform as containerd does (core/images/handlers.go, FilterPlatforms and
 // LimitManifests, 2.4.2), so that containerd, which chooses again when it unpacks, comes to the same.
-func choose(manifests []ocispec.Descriptor, m platforms.MatchComparer) (ocispec.Descriptor, error) {
+func Choose(manifests []ocispec.Descriptor, m platforms.MatchComparer) (ocispec.Descriptor, error) {
 	fit := slices.Clone(manifests)
 	fit = slices.DeleteFunc(fit, func(d ocispec.Descriptor) bool { return d.Platform != nil && !m.Match(*d.Platform) })
 	sort.SliceStable(fit, func(i, j int) bool {

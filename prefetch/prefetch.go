@@ -41,6 +41,11 @@ type Config struct {
 	ChunkSize int64
 	// UserAgent is sent with every request. Default: hotplate/<version of this build>.
 	UserAgent string
+	// StallTimeout is how long no byte may arrive before a request is repeated. Default: 30 s.
+	StallTimeout time.Duration
+	// Tries is how often in a row a request to the last host may fail without a byte of progress. Default: 8, which
+	// takes about a minute.
+	Tries int
 }
 
 // Prefetcher makes images ready. It is safe for concurrent use; images share its limits.
@@ -66,6 +71,7 @@ func New(cfg Config) (*Prefetcher, error) {
 	}
 	client, err := fetch.New(fetch.Config{
 		Hosts: cfg.Hosts, Log: cfg.Log, MaxParallel: cfg.MaxParallel, UserAgent: cfg.UserAgent,
+		StallTimeout: cfg.StallTimeout, Tries: cfg.Tries,
 	})
 	if err != nil {
 		return nil, err

@@ -1,0 +1,88 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/errdefs"
+
+	"github.com/hotplate-dev/hotplate/prefetch"
+)
+
+// The labels of our leases.
+const (
+	leaseOwner = "hotplate.dev/owner"
+	leaseImage = "hotplate.dev/image"
+)
+
+// leaseLife is how long unfinished work is kept when nobody comes back to it.
+const leaseLife = 48 * time.Hour
+
+// Open implements prefetch.Store. A lease cannot be prolonged, so every session has a new one, which takes over what
+// earlier ones of the same image hold; those are deleted at Close.
+func (s *Store) Open(ctx context.Context, key string) (prefetch.Session, error) {
+	ctx = s.in(ctx)
+	manager := s.client.LeasesService()
+	older, err := s.leases(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	lease, err := manager.Create(ctx,
+		leases.WithID(fmt.Sprintf("%s-%s-%d", s.cfg.Owner, key, time.Now().UnixNano())),
+		leases.WithLabels(map[string]string{leaseOwner: s.cfg.Owner, leaseImage: key}),
+		leases.WithExpiration(leaseLife))
+	if err != nil {
+		return nil, fmt.Errorf("create content lease: %w", err)
+	}
+	for _, old := range older {
+		held, err := manager.ListResources(ctx, old)
+		if err != nil {
+			continue // it has expired meanwhile
+		}
+		for _, res := range held {
+			if err := manager.AddResource(ctx, lease, res); err != nil {
+				s.cfg.Log.Debug("resource of an earlier lease is gone", "type", res.Type, "id", res.ID, "error", err)
+			}
+		}
+	}
+	return &session{store: s, lease: lease, older: older}, nil
+}
+
+// Sweep implements prefetch.Store.
+func (s *Store) Sweep(ctx context.Context, keep func(key string) bool) error {
+	ctx = s.in(ctx)
+	all, err := s.leases(ctx, "")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, l := range all {
+		if !keep(l.Labels[leaseImage]) {
+			errs = append(errs, s.drop(ctx, l))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// leases lists ours for key, or all of ours.
+func (s *Store) leases(ctx context.Context, key string) ([]leases.Lease, error) {
+	filter := fmt.Sprintf("labels.%q==%q", leaseOwner, s.cfg.Owner)
+	if key != "" {
+		filter += fmt.Sprintf(",labels.%q==%q", leaseImage, key)
+	}
+	list, err := s.client.LeasesService().List(ctx, filter)
+	if err != nil {
+		return nil, fmt.Errorf("list content leases: %w", err)
+	}
+	return list, nil
+}
+
+func (s *Store) drop(ctx context.Context, l leases.Lease) error {
+	if err := s.client.LeasesService().Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("delete content lease %s: %w", l.ID, err)
+	}
+	return nil
+}

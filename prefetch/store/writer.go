@@ -1,0 +1,72 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/hotplate-dev/hotplate/prefetch"
+)
+
+// maxMessage is how much is sent to containerd at once. Messages may have 16 MiB; smaller ones make less garbage.
+const maxMessage = 1 << 20
+
+// blobWriter writes one blob through containerd's content API, which hashes as it writes.
+type blobWriter struct {
+	store  *Store
+	w      content.Writer
+	desc   ocispec.Descriptor
+	ref    string
+	offset int64
+	cancel context.CancelFunc // ends the stream
+}
+
+var _ prefetch.BlobWriter = (*blobWriter)(nil)
+
+func (b *blobWriter) Offset() int64 { return b.offset }
+
+func (b *blobWriter) Write(p []byte) (int, error) {
+	done := 0
+	for piece := range slices.Chunk(p, maxMessage) {
+		n, err := b.w.Write(piece)
+		b.offset += int64(n)
+		done += n
+		if err != nil {
+			return done, fmt.Errorf("write ingest %s at %d: %w", b.ref, b.offset, err)
+		}
+	}
+	return done, nil
+}
+
+// Reset makes the next Write start at 0: containerd truncates when it is sent that offset.
+func (b *blobWriter) Reset() error {
+	if err := b.w.Truncate(0); err != nil {
+		return fmt.Errorf("truncate ingest %s: %w", b.ref, err)
+	}
+	b.offset = 0
+	return nil
+}
+
+func (b *blobWriter) Commit(ctx context.Context) error {
+	err := b.w.Commit(ctx, b.desc.Size, b.desc.Digest)
+	switch {
+	case err == nil, errdefs.IsAlreadyExists(err):
+		return nil
+	case errdefs.IsFailedPrecondition(err):
+		// containerd keeps the ingest, and a later pull of anyone would continue it.
+		if aerr := b.store.content().Abort(b.store.in(ctx), b.ref); aerr != nil && !errdefs.IsNotFound(aerr) {
+			b.store.cfg.Log.Warn("ingest with wrong content was not removed", "ref", b.ref, "error", aerr)
+		}
+		return fmt.Errorf("%w: %w", prefetch.ErrDigest, err)
+	}
+	return fmt.Errorf("commit ingest %s: %w", b.ref, err)
+}
+
+func (b *blobWriter) Close() error {
+	defer b.cancel()
+	return b.w.Close()
+}
