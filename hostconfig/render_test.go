@@ -220,7 +220,8 @@ func TestRenderRefuses(t *testing.T) {
 		"a wall of nothing":   {regs: []hostconfig.Registry{{Host: "docker.io", Upstream: hostconfig.Deny}}, want: "no mirror"},
 		"a mirror twice":      {regs: []hostconfig.Registry{{Host: "docker.io", Upstream: hostconfig.Allow, Mirrors: []hostconfig.Mirror{good, good}}}, want: "twice"},
 		"an old bare default": {regs: []hostconfig.Registry{{Host: "_default", Upstream: hostconfig.Allow}}, v: v17, want: "1.7.32"},
-		"a bare default":      {regs: []hostconfig.Registry{{Host: "_default", Upstream: hostconfig.Allow}}, want: "containerd unknown"},
+		"an IPv6 mirror, and the version not known": {regs: url("https://[fd00::1]"), want: "version is not known"},
+		"a bare default": {regs: []hostconfig.Registry{{Host: "_default", Upstream: hostconfig.Allow}}, want: "containerd unknown"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tree, err := hostconfig.Render(tc.regs, tc.v)
