@@ -40,6 +40,9 @@ func (f *flaps) saw(host, who string, now time.Time) {
 		f.hosts[host] = d
 	}
 	d.who = who
+	if now.Sub(d.until) > flapBackoffMax {
+		d.backoff = flapBackoff // it kept the peace for long
+	}
 	d.changes = slices.DeleteFunc(d.changes, func(t time.Time) bool { return now.Sub(t) > flapWindow })
 	d.changes = append(d.changes, now)
 	if len(d.changes) >= flapLimit {

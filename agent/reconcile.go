@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +28,9 @@ type reconciler struct {
 	view  *view
 	trust *trust
 	flaps flaps
-	stats *stats
+	// standing holds what somebody else did and the last pass could not or would not mend.
+	standing map[string]bool
+	stats    *stats
 	// hostsChanged is called when containerd may find images where it did not before.
 	hostsChanged func()
 	// written is called once, when the hosts directory first holds what current wants; nil after that. Images must
@@ -159,43 +163,67 @@ func (r *reconciler) apply(ctx context.Context) bool {
 	}
 
 	receipt, err := r.cfg.Host.Apply(ctx, tree, opts)
-	r.sawDrift(receipt.Drift)
+	if ctx.Err() != nil {
+		return false // the agent ends; the next start goes on
+	}
+	r.sawOthers(receipt)
 	if len(receipt.Changed) > 0 {
 		r.log.Info("hosts directory changed", "dir", r.cfg.HostsDir, "changed", strings.Join(receipt.Changed, ", "))
 		r.stats.add(func(c *counts) { c.changes++ })
 		r.hostsChanged()
 	}
+	applied := r.reportRegistries(receipt, err)
 	if err == nil && r.written != nil {
 		r.written()
 		r.written = nil
 	}
-	return r.reportRegistries(receipt, err)
+	return applied
 }
 
-// sawDrift counts and tells what somebody else did to files of ours.
-func (r *reconciler) sawDrift(drift []hostconfig.Drift) {
+// sawOthers counts and tells what somebody else did in the hosts directory. What could not be mended, or is not ours to
+// mend, is found again in every pass and is news only once.
+func (r *reconciler) sawOthers(receipt apply.Receipt) {
+	old, now := r.standing, make(map[string]bool)
+	r.standing = now
 	seen := make(map[string]bool)
-	for _, d := range drift {
-		if r.flaps.message(d.Host, time.Now()) != "" {
-			continue // it is left alone, and told so
+	for _, d := range receipt.Drift {
+		key := strings.Join([]string{string(d.Kind), d.Path, d.Fingerprint}, " ")
+		mended := slices.Contains(receipt.Changed, d.Path) || slices.Contains(receipt.Changed, path.Dir(d.Path))
+		now[key] = !mended
+		if old[key] || r.flaps.message(d.Host, time.Now()) != "" {
+			continue
 		}
 		r.log.Warn("somebody else changed the hosts directory", "path", d.Path, "what", string(d.Kind),
 			"registry", d.Host, "who", competitor(d))
+		if d.Kind == hostconfig.Stray {
+			continue // it is not ours
+		}
 		r.stats.add(func(c *counts) { c.drift++ })
-		if d.Kind != hostconfig.Stray && !seen[d.Host] {
+		// Certificates belong to no registry; they are put back whatever happens, as no pull works without them.
+		if d.Host != "" && !seen[d.Host] {
 			seen[d.Host] = true
 			r.flaps.saw(d.Host, competitor(d), time.Now())
+		}
+	}
+	for _, l := range receipt.Left {
+		key := l.Path + " " + l.Reason
+		now[key] = true
+		if !old[key] {
+			r.log.Warn("left in the hosts directory", "path", l.Path, "why", l.Reason)
 		}
 	}
 }
 
 // competitor is what can be known of who changed a file: tools that write hosts.toml mark it in its first comment.
 func competitor(d hostconfig.Drift) string {
+	ours := hostconfig.IsManaged([]byte("# " + d.Comment)) // edited in place, our mark left standing
 	switch {
-	case d.Comment != "":
-		return fmt.Sprintf("%s says %q", d.Path, d.Comment)
+	case d.Kind == hostconfig.WrongMode:
+		return fmt.Sprintf("%s is given the mode %#o by a program that leaves no name", d.Path, d.Mode)
 	case d.Kind == hostconfig.Missing:
 		return d.Path + " is removed by a program that leaves no name"
+	case d.Comment != "" && !ours:
+		return fmt.Sprintf("%s says %q", d.Path, d.Comment)
 	default:
 		return d.Path + " is written by a program that leaves no name in it"
 	}
