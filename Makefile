@@ -34,7 +34,7 @@ setup-full:
 
 .PHONY: lint
 lint: verify ## gofmt, vet, staticcheck, import rules (golangci-lint), generated files up to date
-	$$($(GO) run ./hack/setup -path golangci-lint)/golangci-lint run ./...
+	$$($(GO) run ./hack/setup -path golangci-lint)/golangci-lint run --allow-parallel-runners ./...
 
 .PHONY: verify
 verify: ## Check that generated files are what their generators write

@@ -32,7 +32,7 @@ func run(each time.Duration) error {
 	}
 	for _, t := range targets {
 		fmt.Printf("fuzz: %s in %s\n", t.name, t.dir)
-		cmd := exec.Command("go", "test", "-run", "^$", "-fuzz", "^"+t.name+"$", "-fuzztime", each.String(), "./"+t.dir)
+		cmd := exec.Command("go", "test", "-run", "^$", "-fuzz", "^"+t.name+"$", "-fuzztime", each.String(), "-fuzzminimizetime", "10x", "./"+t.dir)
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 		if err := cmd.Run(); err != nil {
 			return fmt.Errorf("%s in %s: %w", t.name, t.dir, err)
