@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -83,6 +85,9 @@ func checkMirrors(ctx context.Context, all []endpoint) map[string]mirrorCheck {
 
 // sawMirrors takes what a look at the mirrors found: it ends the overlap of CAs where the new one is proven, and tells.
 func (r *reconciler) sawMirrors(ctx context.Context, checks map[string]mirrorCheck) {
+	if r.current == nil {
+		return // nothing is known of what is used, so nothing may be forgotten
+	}
 	ended := r.prove(checks)
 	r.reportMirrors(checks)
 	if ended {
@@ -132,8 +137,8 @@ func (r *reconciler) reportMirrors(checks map[string]mirrorCheck) {
 	r.view.mirrors(byRegistry)
 }
 
-// checkMirror opens connections to endpoint, scheme://host[:port], that trust what t says and nothing else of ours, and
-// asks for /v2/. It returns the answer's status line. An error means that the endpoint could not be reached or did not
+// checkMirror opens connections to the host of endpoint, a URL, that trust what t says and nothing else of ours, and asks
+// for /v2/. It returns the answer's status line. An error means that the endpoint could not be reached or did not
 // prove itself; any HTTP answer is a success.
 func checkMirror(ctx context.Context, endpoint string, t hostconfig.TLS) (string, error) {
 	conf, err := tlsConfig(t)
@@ -152,15 +157,20 @@ func checkMirror(ctx context.Context, endpoint string, t hostconfig.TLS) (string
 			return http.ErrUseLastResponse // a redirect is an answer
 		},
 	}
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return "", err
+	}
+	u.Path = "/v2/" // the API's own, which needs no project
 	var status string
 	for range handshakes {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint+"/v2/", nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 		if err != nil {
 			return "", err
 		}
 		resp, err := client.Do(req)
 		if err != nil {
-			return "", explainTLS(err)
+			return "", explain(err)
 		}
 		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // only the status counts
 		resp.Body.Close()
@@ -191,8 +201,13 @@ func tlsConfig(t hostconfig.TLS) (*tls.Config, error) {
 	return conf, nil
 }
 
-// explainTLS adds what to do about a certificate that does not verify.
-func explainTLS(err error) error {
+// explain adds what to do about a certificate that does not verify, and leaves our own port out: with it, each look would
+// have a new message.
+func explain(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		op.Source = nil
+	}
 	var unknown x509.UnknownAuthorityError
 	var invalid x509.CertificateInvalidError
 	var host x509.HostnameError

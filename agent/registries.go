@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hotplate-dev/hotplate/agent/config"
@@ -96,29 +97,46 @@ func tlsOf(s config.Snapshot, t config.TLS) hostconfig.TLS {
 	return out
 }
 
-// endpoint is one host that containerd may be sent to, and what it trusts there.
+// endpoint is one place that containerd may be sent to, and what it trusts there.
 type endpoint struct {
 	registry string
-	url      string // scheme://host[:port]
-	tls      *hostconfig.TLS
+	// url is scheme://host[:port], with the path of a mirror: two projects of one Harbor are two places.
+	url string
+	tls *hostconfig.TLS
 }
 
 func (e endpoint) key() string { return trustKey(e.registry, e.url) }
 
-// endpoints are the mirrors of regs, and the registries themselves where the config says something of their TLS. The
-// TLS pointers point into regs.
+// endpoints are the mirrors of regs, and the registries themselves where the config says something of their TLS. No two
+// of a registry have the same url. The TLS pointers point into regs.
 func endpoints(regs []hostconfig.Registry) []endpoint {
 	var out []endpoint
 	for i := range regs {
 		r := &regs[i]
+		seen := make(map[string]bool)
+		add := func(url string, tls *hostconfig.TLS) {
+			if !seen[url] {
+				seen[url] = true
+				out = append(out, endpoint{registry: r.Host, url: url, tls: tls})
+			}
+		}
 		for j := range r.Mirrors {
-			out = append(out, endpoint{registry: r.Host, url: r.Mirrors[j].URL, tls: &r.Mirrors[j].TLS})
+			m := &r.Mirrors[j]
+			add(strings.TrimSuffix(m.URL+"/"+m.Path, "/"), &m.TLS)
 		}
 		if r.Upstream != hostconfig.Deny && r.Host != hostconfig.DefaultHost && !r.TLS.CA.IsZero() {
-			out = append(out, endpoint{registry: r.Host, url: "https://" + r.Host, tls: &r.TLS})
+			add("https://"+askedAs(r.Host), &r.TLS)
 		}
 	}
 	return out
+}
+
+// askedAs is where requests for the registry host go.
+func askedAs(host string) string {
+	if host == "docker.io" {
+		return "registry-1.docker.io"
+	}
+	return host
 }
 
 // logins returns what prefetch asks for the login of a host, as host or host:port.
@@ -127,9 +145,7 @@ func logins(s config.Snapshot) Logins {
 	for _, r := range s.Config.Registries {
 		if r.Credentials != "" {
 			byHost[r.Host] = r.Credentials
-			if r.Host == "docker.io" {
-				byHost["registry-1.docker.io"] = r.Credentials
-			}
+			byHost[askedAs(r.Host)] = r.Credentials
 		}
 	}
 	for _, r := range s.Config.Registries {

@@ -70,8 +70,8 @@ func unexpired(b certs.Bundle) certs.Bundle {
 	return b.Without(func(c *x509.Certificate) bool { return certs.Check(c, time.Now()) == certs.Expired })
 }
 
-// trustKey names one use of an endpoint, scheme://host[:port], by one registry: two registries may reach the same
-// endpoint with different bundles.
+// trustKey names the use of an endpoint by one registry: two registries may reach the same endpoint with different
+// bundles.
 func trustKey(registry, endpoint string) string { return registry + " " + endpoint }
 
 // overlapped returns regs with the CAs that stay trusted until the new ones are proven.

@@ -104,6 +104,7 @@ const (
 
 // Mirror is what the agent saw of a mirror when it last looked.
 type Mirror struct {
+	// URL is scheme://host[:port], with the mirror's path.
 	URL       string `json:"url"`
 	Reachable bool   `json:"reachable"`
 	// Message is the answer or the error.
@@ -119,7 +120,7 @@ type Certificate struct {
 	Used     string    `json:"used"`
 	Subject  string    `json:"subject"`
 	NotAfter time.Time `json:"notAfter"`
-	// State is Valid, Expiring or Expired.
+	// State is Valid, Expiring, Expired or NotYetValid.
 	State string `json:"state"`
 }
 
@@ -143,7 +144,8 @@ type Image struct {
 	Digest string     `json:"digest,omitempty"`
 	Phase  ImagePhase `json:"phase"`
 	Pinned bool       `json:"pinned"`
-	// BytesDone and BytesTotal count compressed bytes of the blobs that were missing.
+	// BytesDone and BytesTotal count the compressed bytes of the layers at the last preparation; those found on the
+	// node count as done.
 	BytesDone  int64 `json:"bytesDone"`
 	BytesTotal int64 `json:"bytesTotal"`
 	// Message says what it waits for, or why it failed and what to do.
