@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -58,17 +59,17 @@ func lint(out io.Writer, path, version string) error {
 			return err
 		}
 	}
-	severe := 0
+	count := make(map[hostconfig.Severity]int)
 	for _, w := range warnings {
 		fmt.Fprintln(out, w)
-		if w.Severity == hostconfig.Severe {
-			severe++
-		}
+		count[w.Severity]++
 	}
-	if severe > 0 {
-		return fmt.Errorf("%s: %d errors", path, severe)
+	summary := fmt.Sprintf("errors: %d, warnings: %d, notes: %d", count[hostconfig.Severe], count[hostconfig.Warn],
+		count[hostconfig.Info])
+	if count[hostconfig.Severe] > 0 {
+		return fmt.Errorf("%s: %s", path, summary)
 	}
-	fmt.Fprintf(out, "%s: ok, %d warnings\n", path, len(warnings))
+	fmt.Fprintf(out, "%s: ok (%s)\n", path, summary)
 	return nil
 }
 
@@ -98,7 +99,7 @@ func lintConfig(path string, data []byte, v hostconfig.Version) ([]hostconfig.Wa
 			return nil, s.Err
 		}
 		warnings = append(warnings, hostconfig.Warning{Severity: hostconfig.Info, Code: "not-here",
-			Message: "some files cannot be checked on this machine: " + s.Err.Error()})
+			Message: "some files cannot be checked on this machine: " + strings.ReplaceAll(s.Err.Error(), "\n", "; ")})
 		s.Err = nil
 	}
 	regs, err := agent.Registries(s)
