@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -27,6 +28,8 @@ const (
 	unsettledInterval = 5 * time.Second
 	// probeInterval is how old a good verdict may become while the daemon stays the same process.
 	probeInterval = 10 * time.Minute
+	// watchRetry is how often it tries again to watch the hosts directory when that failed.
+	watchRetry = 5 * time.Minute
 )
 
 // ConfigSource tells what is wanted. config.FileSource is one.
@@ -73,7 +76,7 @@ type Config struct {
 	Prober     Prober
 	// NewPuller makes the Puller for the limits and logins of a config.
 	NewPuller func(config.Prefetch, Logins) (Puller, error)
-	// WatchHosts calls changed whenever something in the hosts directory changed, until ctx ends.
+	// WatchHosts calls changed whenever something in the hosts directory changed, until ctx ends or it cannot.
 	WatchHosts func(ctx context.Context, changed func()) error
 	Log        *slog.Logger
 }
@@ -121,7 +124,10 @@ func New(cfg Config) (*Agent, error) {
 		Containerd:   report.Containerd{Address: cfg.Address, HostsDir: cfg.HostsDir},
 		AgentProxy:   report.Proxy(daemon.ProxyFrom(os.Getenv)),
 	}, cfg.Log)
+	var mu sync.Mutex // what was concluded last is said last
 	a.images = newImages(cfg.Log, func() {
+		mu.Lock()
+		defer mu.Unlock()
 		status, reason, message := a.images.condition()
 		a.view.set(report.ImagesReady, status, reason, message)
 	})
@@ -142,7 +148,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	snapshots := make(chan config.Snapshot)
 	g.Go(func() error { return a.readConfig(ctx, snapshots) })
-	g.Go(func() error { return ended(ctx, a.cfg.WatchHosts(ctx, a.hosts.wake)) })
+	g.Go(func() error {
+		a.watchHosts(ctx)
+		return nil
+	})
 	g.Go(func() error { return a.reconcile(ctx, snapshots) })
 	g.Go(func() error {
 		a.hosts.watchMirrors(ctx)
@@ -187,6 +196,22 @@ func (a *Agent) readConfig(ctx context.Context, snapshots chan<- config.Snapshot
 		case snapshots <- s:
 		case <-ctx.Done():
 			return nil
+		}
+	}
+}
+
+// watchHosts asks for a pass at every change in the hosts directory. Where the kernel has no watches left, the timer
+// has to do: an agent that ends would repair nothing at all.
+func (a *Agent) watchHosts(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := a.cfg.WatchHosts(ctx, a.hosts.wake)
+		if ctx.Err() != nil {
+			return
+		}
+		a.cfg.Log.Warn("changes in the hosts directory are seen late: it is not watched", "every", idleInterval, "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(watchRetry):
 		}
 	}
 }
@@ -248,7 +273,7 @@ func (a *Agent) accept(s config.Snapshot, regs []hostconfig.Registry) error {
 		a.cfg.Log.Warn("config", "warning", w)
 	}
 	if err := saveLastGood(a.lastGoodPath(), s); err != nil {
-		return err
+		a.cfg.Log.Error("this config would not be there to fall back to after a restart", "err", err)
 	}
 	return a.enforce(s, regs)
 }
@@ -265,8 +290,11 @@ func (a *Agent) enforce(s config.Snapshot, regs []hostconfig.Registry) error {
 		return fmt.Errorf("prepare prefetch: %w", err)
 	}
 	a.cfg.Log.Info("config in force", "configHash", s.Hash, "registries", len(regs), "images", len(s.Config.Images))
-	a.view.update(func(r *report.NodeReport) { r.Config.Hash = s.Hash })
-	a.hosts.want(s, regs, func() { a.images.setWanted(puller, s.Config.Images) })
+	a.hosts.want(s, regs, func() {
+		a.images.setWanted(puller, s.Config.Images)
+		// Now, and not before: Ready must not be read together with a hash that it is not about.
+		a.view.update(func(r *report.NodeReport) { r.Config.Hash = s.Hash })
+	})
 	return nil
 }
 

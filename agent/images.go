@@ -39,7 +39,7 @@ type Puller interface {
 // an image. It looks at ready ones again from time to time.
 type images struct {
 	log *slog.Logger
-	// changed is called, without locks held, when an image's phase has changed.
+	// changed is called, without locks held and by more than one goroutine, when an image's phase has changed.
 	changed func()
 	kick    chan struct{} // capacity 1
 
@@ -62,8 +62,10 @@ type image struct {
 	message  string
 	due      time.Time // when it is looked at or tried next
 	retry    *backoff.ExponentialBackOff
+	done     int64 // bytes of the layers, of total, when Ensure last ended
+	total    int64
 	progress *prefetch.Progress // while Ensure runs
-	cancel   context.CancelFunc // ends Ensure; while it runs
+	cancel   context.CancelFunc // ends the work on it
 }
 
 func newImages(log *slog.Logger, changed func()) *images {
@@ -205,7 +207,9 @@ func (im *images) work(ctx context.Context, e *image) {
 	if wasReady {
 		res, ok, err := puller.Check(ctx, e.want, digest)
 		switch {
-		case err != nil && ctx.Err() == nil:
+		case ctx.Err() != nil:
+			return // it is not wanted any more, or the agent ends
+		case err != nil:
 			im.failed(e, fmt.Errorf("look at the image: %w", err))
 			return
 		case ok:
@@ -229,8 +233,9 @@ func (im *images) ensure(ctx context.Context, e *image, puller Puller) {
 	res, err := puller.Ensure(ctx, e.want, pr)
 	stop()
 
+	s := pr.Snapshot()
 	im.mu.Lock()
-	e.progress, e.cancel = nil, nil
+	e.progress, e.done, e.total = nil, s.BytesDone, s.BytesTotal
 	im.mu.Unlock()
 	switch {
 	case err == nil:
@@ -333,7 +338,8 @@ func (im *images) report() []report.Image {
 	var out []report.Image
 	for _, e := range im.wanted {
 		r := report.Image{Name: e.name, Ref: e.want.Ref, Digest: e.result.Digest, Phase: e.phase,
-			Pinned: e.phase == report.ImageReady && e.result.Pinned, Message: e.message}
+			Pinned: e.phase == report.ImageReady && e.result.Pinned, BytesDone: e.done, BytesTotal: e.total,
+			Message: e.message}
 		if e.phase == report.ImageFailed {
 			r.Retry = e.due
 		}
