@@ -112,14 +112,16 @@ type step struct {
 	done  func()       // narrows the manifest when all steps have run
 }
 
-// phase orders the steps: what is named before what names it, new before old. Within a phase a failure of one registry
-// does not stop the others; no phase is begun after a failure.
+// phase orders the steps: what is named before what names it, new before old. _default is the last to come and the first
+// to go: a registry that has its own directory before or after must not use _default on the way.
 type phase int
 
 const (
 	writeShared phase = iota
 	writeDirs
+	writeDefault
 	putBack
+	removeDefault
 	removeDirs
 	retire
 )
@@ -128,6 +130,14 @@ func (tx *transaction) add(s step) {
 	if s.done == nil {
 		s.done = func() {}
 	}
+	if dir, _, _ := strings.Cut(s.path, "/"); dir == hostconfig.DefaultHost {
+		switch s.phase {
+		case writeDirs:
+			s.phase = writeDefault
+		case removeDirs:
+			s.phase = removeDefault
+		}
+	}
 	tx.steps = append(tx.steps, s)
 }
 
@@ -135,17 +145,16 @@ func (tx *transaction) leave(p, reason string) {
 	tx.receipt.Left = append(tx.receipt.Left, Left{Path: tx.h.path(p), Reason: reason})
 }
 
-// run takes the steps.
+// run takes the steps. A failure does not keep other registries from getting their new directory, but nothing is taken
+// away after it.
 func (tx *transaction) run(ctx context.Context) error {
-	slices.SortStableFunc(tx.steps, func(a, b step) int {
-		return cmp.Or(cmp.Compare(a.phase, b.phase), cmp.Compare(a.defaultLast(), b.defaultLast()))
-	})
+	slices.SortStableFunc(tx.steps, func(a, b step) int { return cmp.Compare(a.phase, b.phase) })
 	var errs []error
 	for i, s := range tx.steps {
 		if err := ctx.Err(); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
-		if len(errs) > 0 && s.phase != tx.steps[i-1].phase {
+		if len(errs) > 0 && (s.phase != tx.steps[i-1].phase || s.phase > writeDirs) {
 			break
 		}
 		if s.run == nil {
@@ -161,23 +170,9 @@ func (tx *transaction) run(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// defaultLast sorts _default behind the others while directories are published and before them while they are removed:
-// a registry that has its own directory before or after the step must not use _default in between.
-func (s step) defaultLast() int {
-	isDefault := s.path == hostconfig.DefaultHost || strings.HasPrefix(s.path, hostconfig.DefaultHost+"/")
-	switch {
-	case !isDefault:
-		return 0
-	case s.phase <= writeDirs:
-		return 1
-	default:
-		return -1
-	}
-}
-
 func (p phase) String() string {
 	switch p {
-	case writeShared, writeDirs:
+	case writeShared, writeDirs, writeDefault:
 		return "written"
 	case putBack:
 		return "put back"
@@ -213,23 +208,22 @@ func (h *Host) observe() (hostconfig.Observed, error) {
 	return obs, nil
 }
 
-// tidy removes our own directories in SharedDir when they are not needed.
+// tidy removes our own directories in SharedDir, and that itself, when they are not needed. The names are ours alone, so
+// this holds as well where the manifest that would say so was lost.
 func (h *Host) tidy() error {
 	if err := h.cleanTemp(); err != nil {
 		return err
 	}
-	if len(h.m.Kept) == 0 {
-		if err := h.removeIfEmpty(keptDir); err != nil {
-			return err
-		}
+	if len(h.m.Kept) > 0 {
+		return nil
 	}
-	if h.m.empty() && h.m.Shared {
-		if err := h.removeIfEmpty(hostconfig.SharedDir); err != nil {
-			return err
-		}
-		h.m.Shared = false
+	if err := h.removeIfEmpty(keptDir); err != nil {
+		return err
 	}
-	return nil
+	if !h.m.empty() {
+		return nil
+	}
+	return h.removeIfEmpty(hostconfig.SharedDir)
 }
 
 // nextRetire is the earliest time at which something may go.
@@ -253,6 +247,9 @@ func (m *manifest) nextRetire() time.Time {
 }
 
 func (h *Host) removeIfEmpty(dir string) error {
+	if info, err := h.hosts.Lstat(dir); err == nil && !info.IsDir() {
+		return nil
+	}
 	err := h.hosts.Remove(dir)
 	if err == nil {
 		err = h.hosts.Sync(path.Dir(dir))

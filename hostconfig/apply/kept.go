@@ -107,9 +107,9 @@ func parents(top, p string) []string {
 
 // unchanged checks that the foreign thing is still what the plan was made for.
 func (h *Host) unchanged(c hostconfig.Change) error {
-	obs, err := h.observe()
+	obs, err := hostconfig.Observe(h.hosts.FS())
 	if err != nil {
-		return err
+		return h.fault("read", ".", err)
 	}
 	now := map[string]string{}
 	for p, e := range obs.Entries {
@@ -297,6 +297,30 @@ func (h *Host) settleKept() error {
 			return err
 		}
 		delete(h.m.Kept, dir)
+		if err := h.disownAt(dir, k); err != nil {
+			return h.fault("read", dir, err)
+		}
+	}
+	return nil
+}
+
+// disownAt takes what is not ours at dir out of the manifest: the foreign thing is there.
+func (h *Host) disownAt(dir string, k keptThing) error {
+	here, err := h.inode(dir)
+	if err != nil {
+		return err
+	}
+	for p := range h.m.Files {
+		if path.Dir(p) != dir {
+			continue
+		}
+		hash, err := h.hash(p)
+		if err != nil {
+			return err
+		}
+		if here == k.Inode || !h.m.ours(p, hash) {
+			delete(h.m.Files, p)
+		}
 	}
 	return nil
 }

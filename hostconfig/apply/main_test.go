@@ -303,3 +303,15 @@ func wantSame(t testing.TB, what string, want, got map[string]string) {
 		t.Errorf("%s (-want +got):\n%s", what, cmp.Diff(want, got))
 	}
 }
+
+// waitFor waits until ok. The time is a bound for a test that hangs, not something that is measured.
+func waitFor(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain: %s", what)
+		}
+		time.Sleep(100 * time.Microsecond)
+	}
+}

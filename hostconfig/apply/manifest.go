@@ -28,8 +28,6 @@ type manifest struct {
 	HostsDir string `json:"hostsDir"`
 	// Made are the directories that were made so that HostsDir exists, outermost first, by absolute path.
 	Made []string `json:"made,omitempty"`
-	// Shared is set when hotplate made hostconfig.SharedDir.
-	Shared bool `json:"shared,omitempty"`
 	// Files are the files of ours, by path in the hosts directory.
 	Files map[string]ownedFile `json:"files,omitempty"`
 	// Kept are the foreign things that were moved out of the way, by the path they came from. They lie in keptDir

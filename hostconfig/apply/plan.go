@@ -50,9 +50,6 @@ func (tx *transaction) plan() error {
 	}
 	tx.putBack()
 	tx.unlink()
-	if _, there := tx.observed.Entries[hostconfig.SharedDir]; !there && len(tx.steps) > 0 {
-		h.m.Shared = true
-	}
 	return nil
 }
 

@@ -58,9 +58,6 @@ func (h *Host) publishTemporary(dir string, files hostconfig.Tree) error {
 		hashes[p] = f.SHA256()
 	}
 	h.m.Temporary[dir] = hashes
-	if err := h.claimShared(); err != nil {
-		return err
-	}
 	if err := h.save(); err != nil {
 		return err
 	}
@@ -68,19 +65,6 @@ func (h *Host) publishTemporary(dir string, files hostconfig.Tree) error {
 		return err
 	}
 	h.live[dir] = true
-	return nil
-}
-
-// claimShared notes that SharedDir is about to be made, if it is.
-func (h *Host) claimShared() error {
-	_, err := h.hosts.Lstat(hostconfig.SharedDir)
-	if absent(err) {
-		h.m.Shared = true
-		return nil
-	}
-	if err != nil {
-		return h.fault("read", hostconfig.SharedDir, err)
-	}
 	return nil
 }
 
@@ -117,12 +101,6 @@ func (h *Host) dropTemporaries() error {
 	for _, dir := range slices.Sorted(maps.Keys(h.m.Temporary)) {
 		if h.live[dir] {
 			continue
-		}
-		if err := h.claimShared(); err != nil {
-			return err
-		}
-		if err := h.save(); err != nil {
-			return err
 		}
 		if err := h.removeTemporary(dir, h.m.Temporary[dir]); err != nil {
 			return err
