@@ -1,0 +1,12 @@
+package prefetchtest_test
+
+import (
+	"testing"
+
+	"github.com/hotplate-dev/hotplate/prefetch"
+	"github.com/hotplate-dev/hotplate/prefetch/prefetchtest"
+)
+
+func TestMemoryKeepsThePromisesOfAStore(t *testing.T) {
+	prefetchtest.TestStore(t, func(t testing.TB) prefetch.Store { return prefetchtest.NewMemStore(t) })
+}

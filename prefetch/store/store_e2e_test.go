@@ -1,0 +1,84 @@
+//go:build e2e
+
+package store_test
+
+import (
+	"testing"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"go.uber.org/goleak"
+
+	"github.com/hotplate-dev/hotplate/hack/rig"
+	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
+	"github.com/hotplate-dev/hotplate/prefetch"
+	"github.com/hotplate-dev/hotplate/prefetch/prefetchtest"
+	"github.com/hotplate-dev/hotplate/prefetch/store"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// forEachLine runs a test on a daemon of every line that is asked for.
+func forEachLine(t *testing.T, test func(t *testing.T, d *rig.Containerd)) {
+	for _, line := range rigtest.Lines(t) {
+		t.Run(line, func(t *testing.T) { test(t, rigtest.Containerd(t, rig.ContainerdConfig{Line: line})) })
+	}
+}
+
+// storeOf returns a maker of stores at the daemon. Each has an owner of its own.
+func storeOf(d *rig.Containerd) func(testing.TB) prefetch.Store {
+	return func(t testing.TB) prefetch.Store {
+		s, err := store.New(store.Config{Address: d.Address(), Log: prefetchtest.Logger(t), Owner: "test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := s.Close(); err != nil {
+				t.Errorf("close the store: %v", err)
+			}
+		})
+		return s
+	}
+}
+
+func TestContainerdKeepsThePromisesOfAStore(t *testing.T) {
+	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
+		prefetchtest.TestStore(t, storeOf(d))
+		checkNothingLeft(t, d)
+	})
+}
+
+func TestPrefetchIntoContainerd(t *testing.T) {
+	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
+		t.Run("all", func(t *testing.T) { prefetchtest.TestPrefetch(t, storeOf(d)) })
+		s := storeOf(d)(t)
+		if err := s.Sweep(t.Context(), func(string) bool { return false }); err != nil {
+			t.Error(err)
+		}
+		checkNothingLeft(t, d)
+	})
+}
+
+// checkNothingLeft looks for leases of anyone.
+func checkNothingLeft(t *testing.T, d *rig.Containerd) {
+	t.Helper()
+	c := connect(t, d)
+	ctx := namespaces.WithNamespace(t.Context(), store.DefaultNamespace)
+	leases, err := c.LeasesService().List(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range leases {
+		t.Errorf("lease %s is left: %v", l.ID, l.Labels)
+	}
+}
+
+func connect(t *testing.T, d *rig.Containerd) *client.Client {
+	t.Helper()
+	c, err := client.New(d.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
