@@ -48,6 +48,11 @@ func (a *Agent) Serve(ctx context.Context, listen string) error {
 		tcp.Close()
 		return fmt.Errorf("listen on the status socket: %w", err)
 	}
+	if err := os.Chmod(socket, 0o600); err != nil { // whatever the umask and the directory say
+		tcp.Close()
+		unix.Close()
+		return fmt.Errorf("close the status socket to others: %w", err)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	serve(ctx, g, tcp, a.httpHandler())
 	serve(ctx, g, unix, a.statusHandler())
@@ -104,10 +109,10 @@ func (a *Agent) healthy() error {
 func (a *Agent) working() error {
 	r := a.Report()
 	if r.Config.Hash == "" {
-		return errors.New("no config in force")
+		return errors.New("no config in force yet")
 	}
 	if c := r.Condition(report.ContainerdHealthy); c.Status != report.True {
-		return errors.New(c.Message)
+		return fmt.Errorf("containerd: %s: %s", c.Reason, c.Message)
 	}
 	return nil
 }

@@ -16,8 +16,8 @@ func conditionTypes() []string {
 		report.CertificatesValid, report.ImagesReady}
 }
 
-// view is what the agent knows, as a report. The reconciler writes all of it but Images, the image worker writes
-// Images; whoever asks gets a copy. It logs every transition, so that the log alone tells the node's state.
+// view is what the agent knows, as a report without Images, which the image worker keeps. Whoever asks gets a copy. It
+// logs every transition, so that the log alone tells the node's state.
 type view struct {
 	log *slog.Logger
 
@@ -34,14 +34,19 @@ func newView(base report.NodeReport, log *slog.Logger) *view {
 	return v
 }
 
-// Report returns a copy of what is known now.
+// Report returns a copy of what is known now, which is the caller's.
 func (v *view) Report() report.NodeReport {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	r := v.r
 	r.Time = time.Now()
 	r.Conditions = slices.Clone(r.Conditions)
-	r.Images = slices.Clone(r.Images)
+	r.Registries = slices.Clone(r.Registries)
+	for i := range r.Registries {
+		r.Registries[i].Mirrors = slices.Clone(r.Registries[i].Mirrors)
+	}
+	r.Certificates = slices.Clone(r.Certificates)
+	r.Config.Rejected = slices.Clone(r.Config.Rejected)
 	return r
 }
 
@@ -92,7 +97,7 @@ func (v *view) conclude() {
 	}
 	v.r.Ready = ready
 	if ready {
-		v.log.Info("node is Ready", "images", len(v.r.Images), "configHash", v.r.Config.Hash)
+		v.log.Info("node is Ready", "images", v.r.Condition(report.ImagesReady).Message)
 	} else {
 		v.log.Warn("node is not Ready any more")
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 )
 
 // Condition returns the condition of type t, or one that is Unknown when the report has none.
@@ -31,7 +32,7 @@ func (r NodeReport) Text(now time.Time) string {
 	fmt.Fprintf(&b, "%s: %s\n", node, ready)
 	fmt.Fprintf(&b, "config %s from %s\n", short(r.Config.Hash), r.Config.Source)
 	for _, f := range r.Config.Rejected {
-		fmt.Fprintf(&b, "  REJECTED, the last good config stays in force: %s\n", f)
+		fmt.Fprintf(&b, "  REJECTED, the last good config stays in force: %s\n", plain(f))
 	}
 	fmt.Fprintf(&b, "containerd %s at %s, hosts directory %s\n", orUnknown(r.Containerd.Version), r.Containerd.Address,
 		r.Containerd.HostsDir)
@@ -103,7 +104,7 @@ func (r NodeReport) imageRows(now time.Time) [][]string {
 		}
 		msg := i.Message
 		if !i.Retry.IsZero() {
-			msg += fmt.Sprintf(" (next try in %s)", i.Retry.Sub(now).Round(time.Second))
+			msg += fmt.Sprintf(" (next try in %s)", max(i.Retry.Sub(now), 0).Round(time.Second))
 		}
 		rows = append(rows, []string{i.Name, string(i.Phase), yesNo(i.Pinned), done, i.Ref, msg})
 	}
@@ -119,11 +120,22 @@ func writeTable(b *strings.Builder, rows [][]string) {
 	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
 		for i := range row {
-			row[i] = strings.ReplaceAll(row[i], "\n", "; ")
+			row[i] = plain(row[i])
 		}
 		fmt.Fprintln(w, strings.TrimRight(strings.Join(row, "\t"), "\t"))
 	}
 	w.Flush()
+}
+
+// plain is s on one line and without what a terminal would obey: messages hold what registries answered.
+func plain(s string) string {
+	s = strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "; ")
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, s)
 }
 
 // Bytes writes a number of bytes as people read it, in powers of 1024.
