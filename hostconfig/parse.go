@@ -278,6 +278,9 @@ func parsePair(item any) ([2]string, error) {
 		if len(list) != 2 {
 			return [2]string{}, errors.New("a pair in client must have two paths")
 		}
+		if list[1] == "" {
+			list[1] = "." // makeAbsPath makes it the host directory, and no longer empty: every pull fails
+		}
 		return [2]string(list), nil
 	default:
 		return [2]string{}, errors.New("client must hold strings or pairs")
