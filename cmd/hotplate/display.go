@@ -55,7 +55,7 @@ func (b bars) follow(ref string, pr *prefetch.Progress) func() {
 			if i == len(layers) {
 				layers = append(layers, layerBar(container, pr, i, l))
 			}
-			layers[i].SetCurrent(l.Done)
+			layers[i].EwmaSetCurrent(l.Done, barInterval)
 		}
 		if last {
 			for _, bar := range layers {

@@ -103,8 +103,12 @@ func lintConfig(path string, data []byte, v hostconfig.Version) ([]hostconfig.Wa
 		s.Err = nil
 	}
 	regs, err := agent.Registries(s)
-	if err != nil && len(warnings) == 0 {
+	switch {
+	case err != nil && len(warnings) == 0:
 		return nil, err
+	case err != nil: // a login of a file that is not here, for example
+		warnings = append(warnings, hostconfig.Warning{Severity: hostconfig.Info, Code: "not-here",
+			Message: "registries are not checked further: " + err.Error()})
 	}
 	for _, w := range s.Warnings {
 		warnings = append(warnings, hostconfig.Warning{Severity: hostconfig.Warn, Code: "credentials", Message: w})
