@@ -10,3 +10,6 @@ func TOMLString(s string) string { return tomlString(s) }
 
 // TOMLKey is the emitter's.
 func TOMLKey(s string) string { return tomlKey(s) }
+
+// HasCA reports whether a host names CAs, be it an empty list of them.
+func HasCA(h ResolvedHost) bool { return h.entry.CA != nil }

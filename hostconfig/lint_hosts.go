@@ -226,7 +226,7 @@ func (l *hostsLinter) wholeFile() {
 		l.add(Severe, "no-resolve-host", "", "no host has both pull and resolve, so no tag can be pulled")
 	}
 	for _, h := range l.file.Hosts[:last] {
-		if root.Host == "" || h.Host != root.Host || h.Scheme != root.Scheme {
+		if root.Host == "" || h.Host != root.Host || h.Scheme != root.Scheme || h.Path != root.Path {
 			continue
 		}
 		if !slices.Equal(h.CA, root.CA) || !slices.Equal(h.Client, root.Client) {
