@@ -126,8 +126,8 @@ func TestPrintingNeverShowsTheKey(t *testing.T) {
 	secret := der[len(der)-32:]
 	text := out.String()
 	for _, form := range []string{
-		"PRIVATE KEY", fmt.Sprintf("%x", secret), fmt.Sprintf("%X", secret), strings.Trim(fmt.Sprint(secret[:8]), "[]"),
-		strings.Trim(fmt.Sprint(pair.KeyPEM()[:12]), "[]"), fmt.Sprintf("%x", pair.KeyPEM()[:12]),
+		"PRIVATE KEY", fmt.Sprintf("%x", secret), fmt.Sprintf("%X", secret), strings.Trim(fmt.Sprintf("%d", secret[:8]), "[]"),
+		strings.Trim(fmt.Sprintf("%d", pair.KeyPEM()[:12]), "[]"), fmt.Sprintf("%x", pair.KeyPEM()[:12]),
 		strings.Split(string(pair.KeyPEM()), "\n")[1],
 	} {
 		if strings.Contains(text, form) {
