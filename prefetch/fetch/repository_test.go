@@ -1,0 +1,339 @@
+package fetch_test
+
+import (
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/distribution/reference"
+	"github.com/google/go-cmp/cmp"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/hotplate-dev/hotplate/prefetch/fetch"
+	"github.com/hotplate-dev/hotplate/prefetch/prefetchtest"
+)
+
+func newClient(t *testing.T, hosts docker.RegistryHosts) *fetch.Client {
+	t.Helper()
+	c, err := fetch.New(fetch.Config{Hosts: hosts, Log: prefetchtest.Logger(t), UserAgent: "test/1", Tries: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func repository(t *testing.T, hosts docker.RegistryHosts, ref string) *fetch.Repository {
+	t.Helper()
+	named, err := reference.ParseDockerRef(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := newClient(t, hosts).Repository(named)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	return r
+}
+
+func readAll(t *testing.T, f fetch.RangeFetcher, c fetch.Chunk) ([]byte, error) {
+	t.Helper()
+	body, err := f.FetchRange(t.Context(), c)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	return io.ReadAll(body)
+}
+
+// TestRequestsAreContainerds compares our requests with those of containerd's own fetcher, field by field.
+func TestRequestsAreContainerds(t *testing.T) {
+	layer := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: prefetchtest.Build(t, 1, 10).Layers[0].Digest, Size: 10}
+	manifest := layer
+	manifest.MediaType = ocispec.MediaTypeImageManifest
+	for name, tc := range map[string]struct {
+		ref, path string
+		desc      ocispec.Descriptor
+		sameHost  bool
+	}{
+		"a mirror":                       {ref: "docker.io/library/nginx:1", path: "/v2", desc: layer},
+		"a mirror with a Harbor project": {ref: "quay.io/a/b/c:1", path: "/v2/cache", desc: layer},
+		"a manifest by a mirror":         {ref: "quay.io/a/b:1", path: "/v2", desc: manifest},
+		"a registry with a port":         {ref: "registry.example.com:8443/a:1", path: "/v2", desc: layer},
+		"the registry itself":            {ref: "SELF/a/b:1", path: "/v2", desc: layer, sameHost: true},
+		"a mirror without a path":        {ref: "quay.io/a/b:1", path: "", desc: layer},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reg := prefetchtest.NewRegistry(t)
+			ref := strings.Replace(tc.ref, "SELF", reg.Host(), 1)
+			hosts := func(string) ([]docker.RegistryHost, error) {
+				h := reg.RegistryHost()
+				h.Path, h.Header = tc.path, http.Header{"X-Key": {"one", "two"}}
+				return []docker.RegistryHost{h}, nil
+			}
+			fetcher, err := docker.NewResolver(docker.ResolverOptions{Hosts: hosts}).Fetcher(t.Context(), ref)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if rc, err := fetcher.Fetch(t.Context(), tc.desc); err == nil {
+				_, _ = io.ReadAll(rc) // there is nothing; only the request counts
+				rc.Close()
+			}
+			if _, err := readAll(t, repository(t, hosts, ref).Sources()[0].Whole(true, nil), fetch.Chunk{Blob: tc.desc, Length: 10}); err == nil {
+				t.Error("something was fetched from an empty registry")
+			}
+			got := reg.Requests()
+			if len(got) != 2 {
+				t.Fatalf("requests: %+v", got)
+			}
+			for _, r := range got {
+				r.Header.Del("User-Agent")      // says who we are
+				r.Header.Del("Accept-Encoding") // see endpoint.send
+			}
+			if d := cmp.Diff(got[0], got[1]); d != "" {
+				t.Errorf("containerd asks otherwise (-containerd +hotplate):\n%s", d)
+			}
+			if hasNamespace := strings.Contains(got[0].Query, "ns="); hasNamespace == tc.sameHost {
+				t.Errorf("query %q", got[0].Query)
+			}
+		})
+	}
+}
+
+func TestAnExpiredTokenIsRefreshedOnceForAll(t *testing.T) {
+	for name, explain := range map[string]bool{"with a word": true, "without a word": false} {
+		t.Run(name, func(t *testing.T) {
+			reg := prefetchtest.NewRegistry(t)
+			img := prefetchtest.Build(t, 2, 50_000)
+			ref := reg.Push(img, "a", "v1")
+			// The first token is worn out by one request; the second is good for the rest.
+			reg.RequireTokens(1, explain)
+			src := repository(t, prefetchtest.Hosts(reg), ref).Sources()[0]
+			c := fetch.Chunk{Blob: img.Layers[0], Length: 1000}
+			if _, err := readAll(t, src.Ranged(true, nil), c); err != nil {
+				t.Fatal(err)
+			}
+			reg.ExtendTokens(1000)
+			var all sync.WaitGroup
+			for i := range int64(8) {
+				all.Go(func() {
+					c := c
+					c.Offset = i * 1000
+					if _, err := readAll(t, src.Ranged(true, nil), c); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			all.Wait()
+			if n := reg.TokensIssued(); n != 2 {
+				t.Errorf("%d tokens were asked for, want 2", n)
+			}
+		})
+	}
+}
+
+func TestAFailedTokenRequestIsNotRemembered(t *testing.T) {
+	reg := prefetchtest.NewRegistry(t)
+	img := prefetchtest.Build(t, 3, 50_000)
+	ref := reg.Push(img, "a", "v1")
+	reg.RequireTokens(1000, true)
+	reg.Script(prefetchtest.On(func(r *http.Request, n int) bool { return r.URL.Path == "/token" && n == 1 },
+		prefetchtest.Status(http.StatusServiceUnavailable)))
+	src := repository(t, prefetchtest.Hosts(reg), ref).Sources()[0]
+	if _, err := readAll(t, src.Ranged(true, nil), fetch.Chunk{Blob: img.Layers[0], Length: 1000}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWrongCredentialsSayWhatToDo(t *testing.T) {
+	reg := prefetchtest.NewRegistry(t)
+	ref := reg.Push(prefetchtest.Build(t, 4, 10), "a", "v1")
+	reg.RequireTokens(1000, true)
+	hosts := func(string) ([]docker.RegistryHost, error) {
+		h := reg.RegistryHost()
+		h.Authorizer = docker.NewDockerAuthorizer(docker.WithAuthClient(h.Client),
+			docker.WithAuthCreds(func(string) (string, string, error) { return "someone", "the-secret", nil }))
+		return []docker.RegistryHost{h}, nil
+	}
+	_, _, err := repository(t, hosts, ref).Resolve(t.Context())
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, part := range []string{reg.Host(), "401", "check the credentials", ref} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("the error lacks %q: %v", part, err)
+		}
+	}
+	if strings.Contains(err.Error(), "the-secret") {
+		t.Errorf("the error has the secret in it: %v", err)
+	}
+}
+
+func TestResolveTellsWhichHostAnswered(t *testing.T) {
+	first, second := prefetchtest.NewRegistry(t), prefetchtest.NewRegistry(t)
+	img := prefetchtest.Build(t, 5, 10)
+	second.Push(img, "a", "v1")
+	r := repository(t, prefetchtest.Hosts(first, second), "example.com/a:v1")
+	desc, host, err := r.Resolve(t.Context())
+	if err != nil || host != second.Host() || desc.Digest != img.Target.Digest || desc.Size != img.Target.Size {
+		t.Errorf("%+v from %s, %v", desc, host, err)
+	}
+}
+
+func TestAMirrorThatMayNotResolveIsAskedForBlobsOnly(t *testing.T) {
+	mirror, server := prefetchtest.NewRegistry(t), prefetchtest.NewRegistry(t)
+	img := prefetchtest.Build(t, 6, 10)
+	mirror.Push(img, "a", "v1")
+	server.Push(img, "a", "v1")
+	r := repository(t, func(string) ([]docker.RegistryHost, error) {
+		h := mirror.RegistryHost()
+		h.Capabilities = docker.HostCapabilityPull
+		return []docker.RegistryHost{h, server.RegistryHost()}, nil
+	}, "example.com/a:v1")
+	desc, host, err := r.Resolve(t.Context())
+	if err != nil || host != server.Host() {
+		t.Fatalf("resolved by %s, %v", host, err)
+	}
+	if _, err := r.Get(t.Context(), desc, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(mirror.Requests()); n != 1 {
+		t.Errorf("%d requests to the mirror: %+v", n, mirror.Requests())
+	}
+}
+
+func TestGetRefusesWhatIsNotAsDescribed(t *testing.T) {
+	reg := prefetchtest.NewRegistry(t)
+	img := prefetchtest.Build(t, 7, 10)
+	ref := reg.Push(img, "a", "v1")
+	r := repository(t, prefetchtest.Hosts(reg), ref)
+	if _, err := r.Get(t.Context(), img.Manifest, img.Manifest.Size-1); err == nil {
+		t.Error("a manifest larger than the limit was fetched")
+	}
+	for name, f := range map[string]prefetchtest.Fault{
+		"wrong content": prefetchtest.Flip, "another size": prefetchtest.OtherTotal,
+		"encoded": func(a *prefetchtest.Answer) { a.Header.Set("Content-Encoding", "br") },
+	} {
+		reg.Script(prefetchtest.On(prefetchtest.Manifests, f))
+		_, err := r.Get(t.Context(), img.Manifest, 1<<20)
+		if err == nil || !strings.Contains(err.Error(), img.Manifest.Digest.String()) || !strings.Contains(err.Error(), reg.Host()) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestWhatIsNoImageIsRefused(t *testing.T) {
+	reg := prefetchtest.NewRegistry(t)
+	img := prefetchtest.Build(t, 8, 10)
+	for name, tc := range map[string]struct{ mediaType, want string }{
+		"schema 1":  {"application/vnd.docker.distribution.manifest.v1+prettyjws", "schema 1"},
+		"something": {"text/html", "no container image"},
+	} {
+		img.Target.MediaType, img.Manifest.MediaType = tc.mediaType, tc.mediaType
+		ref := reg.Push(img, "a", "v1")
+		if _, _, err := repository(t, prefetchtest.Hosts(reg), ref).Resolve(t.Context()); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// hostsDir writes a certs.d with one host directory.
+func hostsDir(t *testing.T, registry, toml string, files map[string][]byte) string {
+	t.Helper()
+	root := t.TempDir()
+	dir := filepath.Join(root, registry)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	files["hosts.toml"] = []byte(toml)
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+func TestHostsReadsCertsD(t *testing.T) {
+	reg := prefetchtest.NewTLSRegistry(t)
+	img := prefetchtest.Build(t, 9, 10)
+	reg.Push(img, "project/a", "v1")
+	reg.RequireTokens(1000, true)
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: reg.Server().Certificate().Raw})
+	toml := fmt.Sprintf("server = %[1]q\noverride_path = true\nca = \"ca.pem\"\n[host.%[1]q]\n"+
+		"capabilities = [\"pull\", \"resolve\"]\noverride_path = true\nca = \"ca.pem\"\n", reg.URL()+"/v2/project")
+	dir := hostsDir(t, "registry.example.com", toml, map[string][]byte{"ca.pem": ca})
+	var asked []string
+	hosts := fetch.Hosts(dir, "test/1", func(host string) (string, string, error) {
+		asked = append(asked, host)
+		return prefetchtest.User, prefetchtest.Password, nil
+	})
+	r := repository(t, hosts, "registry.example.com/a:v1")
+	desc, _, err := r.Resolve(t.Context())
+	if err != nil || desc.Digest != img.Target.Digest {
+		t.Fatalf("%+v, %v", desc, err)
+	}
+	if len(asked) == 0 || asked[0] != reg.Host() {
+		t.Errorf("credentials were asked for %q, want %s", asked, reg.Host())
+	}
+	for _, req := range reg.Requests() {
+		if ua := req.Header.Get("User-Agent"); ua != "test/1" {
+			t.Errorf("%s has the User-Agent %q", req.Path, ua)
+		}
+	}
+	// The same without the CA: an error with its cause and the next step.
+	if err := os.WriteFile(filepath.Join(dir, "registry.example.com", "hosts.toml"),
+		[]byte(strings.ReplaceAll(toml, "ca = \"ca.pem\"\n", "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = repository(t, hosts, "registry.example.com/a:v1").Resolve(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "x509") || !strings.Contains(err.Error(), "configure the CA") {
+		t.Errorf("without the CA: %v", err)
+	}
+}
+
+func TestHostsThatCannotBeReadAreAnError(t *testing.T) {
+	named, err := reference.ParseDockerRef("registry.example.com/a:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := hostsDir(t, "registry.example.com", "server = \"https://a.example.com\"\nca = \"missing.pem\"\n[host.\"https://b.example.com\"]\n", map[string][]byte{})
+	if _, err := newClient(t, fetch.Hosts(dir, "test/1", nil)).Repository(named); err == nil || !strings.Contains(err.Error(), "missing.pem") {
+		t.Errorf("a missing CA: %v", err)
+	}
+	none := func(string) ([]docker.RegistryHost, error) { return nil, nil }
+	if _, err := newClient(t, none).Repository(named); err == nil || !strings.Contains(err.Error(), "registry.example.com") {
+		t.Errorf("no hosts: %v", err)
+	}
+	why := errors.New("why")
+	if _, err := newClient(t, func(string) ([]docker.RegistryHost, error) { return nil, why }).Repository(named); !errors.Is(err, why) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestAHostThatIsDownIsAskedLast(t *testing.T) {
+	reg := prefetchtest.NewRegistry(t)
+	reg.Push(prefetchtest.Build(t, 10, 10), "a", "v1")
+	dead := reg.RegistryHost()
+	dead.Host = prefetchtest.UnusedHost(t)
+	r := repository(t, func(string) ([]docker.RegistryHost, error) {
+		return []docker.RegistryHost{dead, reg.RegistryHost()}, nil
+	}, "example.com/a:v1")
+	if first := r.Sources()[0].Name(); first != dead.Host {
+		t.Errorf("%s is first before anything is known", first)
+	}
+	if _, _, err := r.Resolve(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if first := r.Sources()[0].Name(); first != reg.Host() {
+		t.Errorf("%s is first", first)
+	}
+}
