@@ -177,6 +177,9 @@ func (r *run) chunks(ctx context.Context, f fetch.RangeFetcher, desc ocispec.Des
 			err = pt.err
 		}
 		if err == nil {
+			err = context.Cause(ctx)
+		}
+		if err == nil {
 			r.fetched(int64(len(pt.buf)))
 			err = r.write(desc, w, pt.buf)
 		}

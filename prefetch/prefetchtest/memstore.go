@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/platforms"
@@ -28,6 +29,8 @@ type MemStore struct {
 	NoPins bool
 	// Looks is how many times State must be asked before a change is visible to CRI.
 	Looks int
+	// WriteTime is how long every write takes.
+	WriteTime time.Duration
 	// WriteErr, if set, may fail a write of the blob at an offset.
 	WriteErr func(d digest.Digest, offset int64) error
 
@@ -43,11 +46,13 @@ type MemStore struct {
 	sessions map[string]int // by key: how many are open or were kept
 	blind    int            // how many more looks CRI is behind
 	unpacks  int
+	written  int64
 }
 
 type ingest struct {
 	data   []byte
 	locked bool
+	key    string // of the session that had it last
 }
 
 var _ prefetch.Store = (*MemStore)(nil)
@@ -169,9 +174,7 @@ func (s *MemStore) Sweep(_ context.Context, keep func(string) bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.sessions, func(key string, _ int) bool { return !keep(key) })
-	if len(s.sessions) == 0 {
-		clear(s.ingests)
-	}
+	maps.DeleteFunc(s.ingests, func(_ digest.Digest, in *ingest) bool { return !in.locked && !keep(in.key) })
 	return nil
 }
 
@@ -204,6 +207,13 @@ func (s *MemStore) Seed(d digest.Digest, data []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ingests[d] = &ingest{data: slices.Clone(data)}
+}
+
+// Written is how many bytes were written in all.
+func (s *MemStore) Written() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.written
 }
 
 // Unpacks is how many images were unpacked.
@@ -267,7 +277,7 @@ func (s *memSession) Blob(ctx context.Context, desc ocispec.Descriptor, waiting 
 			s.store.ingests[desc.Digest] = in
 		}
 		if !in.locked {
-			in.locked = true
+			in.locked, in.key = true, s.key
 			return &memWriter{store: s.store, desc: desc, in: in}, nil
 		}
 		if !told && waiting != nil {
@@ -338,13 +348,13 @@ func (s *memSession) Close(_ context.Context, keep bool) error {
 	defer s.use("Close")()
 	s.closed = true
 	for d, in := range s.store.ingests {
-		if in.locked {
+		if in.key == s.key && in.locked {
 			s.store.t.Errorf("session closed while %s is being written", d)
 		}
 	}
 	if !keep {
 		delete(s.store.sessions, s.key)
-		clear(s.store.ingests)
+		maps.DeleteFunc(s.store.ingests, func(_ digest.Digest, in *ingest) bool { return in.key == s.key })
 	}
 	return nil
 }
@@ -365,6 +375,7 @@ func (w *memWriter) Offset() int64 {
 }
 
 func (w *memWriter) Write(p []byte) (int, error) {
+	time.Sleep(w.store.WriteTime)
 	w.store.mu.Lock()
 	defer w.store.mu.Unlock()
 	if w.in == nil {
@@ -376,6 +387,7 @@ func (w *memWriter) Write(p []byte) (int, error) {
 		}
 	}
 	w.in.data = append(w.in.data, p...)
+	w.store.written += int64(len(p))
 	if int64(len(w.in.data)) > w.desc.Size {
 		w.store.t.Errorf("%s: more bytes written than it has", w.desc.Digest)
 	}

@@ -19,7 +19,8 @@ import (
 
 // Registry is a registry in this process. What it answers can be changed by a script. It is safe for concurrent use.
 type Registry struct {
-	srv *httptest.Server
+	srv     *httptest.Server // nil: offline
+	offline string           // host and port of a registry without a server
 
 	mu       sync.Mutex // guards what follows
 	blobs    map[digest.Digest][]byte
@@ -61,6 +62,14 @@ func NewTLSRegistry(t testing.TB) *Registry {
 	return r
 }
 
+// NewOfflineRegistry returns a registry that is reached through RegistryHost only, without a network: for tests in a
+// synctest bubble. Faults that break or stall connections do not work there.
+func NewOfflineRegistry(host string) *Registry {
+	r := newRegistry()
+	r.offline = host
+	return r
+}
+
 func newRegistry() *Registry {
 	return &Registry{
 		blobs: make(map[digest.Digest][]byte), types: make(map[digest.Digest]string),
@@ -70,6 +79,9 @@ func newRegistry() *Registry {
 
 // Close stops the registry; requests under way are broken off. It may be called more than once.
 func (r *Registry) Close() {
+	if r.srv == nil {
+		return
+	}
 	r.srv.CloseClientConnections()
 	r.srv.Close()
 }
@@ -80,7 +92,12 @@ func (r *Registry) Host() string {
 }
 
 // URL is its address.
-func (r *Registry) URL() string { return r.srv.URL }
+func (r *Registry) URL() string {
+	if r.srv == nil {
+		return "http://" + r.offline
+	}
+	return r.srv.URL
+}
 
 // Server is the server below, for its certificate and client.
 func (r *Registry) Server() *httptest.Server { return r.srv }
@@ -121,11 +138,7 @@ func (r *Registry) Reset() {
 // RegistryHost is the registry as containerd's resolver wants it, with all capabilities and a transport of its own.
 func (r *Registry) RegistryHost() docker.RegistryHost {
 	scheme, _, _ := strings.Cut(r.URL(), "://")
-	transport := docker.DefaultHTTPTransport(nil)
-	if t, ok := r.srv.Client().Transport.(*http.Transport); ok && t.TLSClientConfig != nil {
-		transport.TLSClientConfig = t.TLSClientConfig.Clone()
-	}
-	client := &http.Client{Transport: transport}
+	client := &http.Client{Transport: r.transport()}
 	return docker.RegistryHost{
 		Client: client,
 		Authorizer: docker.NewDockerAuthorizer(docker.WithAuthClient(client),
@@ -133,6 +146,28 @@ func (r *Registry) RegistryHost() docker.RegistryHost {
 		Host: r.Host(), Scheme: scheme, Path: "/v2",
 		Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve,
 	}
+}
+
+func (r *Registry) transport() http.RoundTripper {
+	if r.srv == nil {
+		return recorded{r}
+	}
+	transport := docker.DefaultHTTPTransport(nil)
+	if t, ok := r.srv.Client().Transport.(*http.Transport); ok && t.TLSClientConfig != nil {
+		transport.TLSClientConfig = t.TLSClientConfig.Clone()
+	}
+	return transport
+}
+
+// recorded is a transport without a network.
+type recorded struct{ handler http.Handler }
+
+func (r recorded) RoundTrip(req *http.Request) (*http.Response, error) {
+	rec := httptest.NewRecorder()
+	r.handler.ServeHTTP(rec, req)
+	resp := rec.Result()
+	resp.Request = req
+	return resp, nil
 }
 
 // Hosts makes the registries the hosts of every reference, in order.
