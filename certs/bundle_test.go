@@ -26,25 +26,45 @@ func TestParseBundle(t *testing.T) {
 		"two certificates":                      {data: text(pemA, pemB), want: 2},
 		"the same certificate twice counts one": {data: text(pemA, pemB, pemA), want: 2},
 		"text of openssl between blocks": {
-			data: text("Certificate:\n    Data:\n        Version: 3 (0x2)\n", pemA, "\n# b - our CA\n=====\n", pemB, "end\n"),
+			data: text("Certificate:\n    Data:\n        Version: 3 (0x2)\n", pemA,
+				"\n# b - our CA\n=====\n", pemB, "end\n"),
 			want: 2,
 		},
-		"line ends of Windows":              {data: bytes.ReplaceAll(text(pemA, pemB), []byte("\n"), []byte("\r\n")), want: 2},
-		"no newline at the end":             {data: bytes.TrimSpace(text(pemA)), want: 1},
-		"nothing":                           {data: nil, err: "no PEM block"},
-		"only text":                         {data: text("hello\n"), err: "no PEM block"},
-		"DER":                               {data: a.cert.Raw, err: "openssl x509 -inform der"},
-		"a private key":                     {data: text(pemA, key), err: "block 2: it is a private key (PRIVATE KEY); remove it"},
-		"a trusted certificate of OpenSSL":  {data: text(strings.ReplaceAll(pemA, " CERT", " TRUSTED CERT")), err: `block 1: it is a "TRUSTED CERTIFICATE"`},
-		"headers in a block":                {data: text(body[0], "Proc-Type: 4\n\n", strings.Join(body[1:], "")), err: "PEM headers (Proc-Type)"},
-		"a block without its end":           {data: text(pemA, strings.Join(body[:3], "")), err: "block 2: CERTIFICATE has no end line"},
-		"an end without its block":          {data: text(pemA, body[len(body)-2]), err: "block 2: a line with"},
-		"a broken block before a whole one": {data: text(strings.Join(body[:2], ""), pemB), err: "block 1: CERTIFICATE is broken"},
-		"a block that is not base64":        {data: text(body[0], "!!!!\n", strings.Join(body[1:], "")), err: "block 1: CERTIFICATE is broken"},
-		"an indented block":                 {data: bytes.ReplaceAll(text(pemA), []byte("-----B"), []byte("  -----B")), err: "block 1: a line with"},
-		"a block with other bytes in it":    {data: block("CERTIFICATE", []byte("hello")), err: "block 1: x509"},
-		"a bundle that is too big":          {data: bytes.Repeat([]byte("\n"), certs.MaxSize+1), err: "more than"},
-		"too many certificates":             {data: bytes.Repeat(text(pemA), certs.MaxCertificates+1), err: "more than 1000 blocks"},
+		"line ends of Windows": {
+			data: bytes.ReplaceAll(text(pemA, pemB), []byte("\n"), []byte("\r\n")), want: 2,
+		},
+		"no newline at the end": {data: bytes.TrimSpace(text(pemA)), want: 1},
+		"nothing":               {data: nil, err: "no PEM block"},
+		"only text":             {data: text("hello\n"), err: "no PEM block"},
+		"DER":                   {data: a.cert.Raw, err: "openssl x509 -inform der"},
+		"a private key": {
+			data: text(pemA, key), err: "block 2: it is a private key (PRIVATE KEY); remove it",
+		},
+		"a trusted certificate of OpenSSL": {
+			data: text(strings.ReplaceAll(pemA, " CERT", " TRUSTED CERT")),
+			err:  `block 1: it is a "TRUSTED CERTIFICATE"`,
+		},
+		"headers in a block": {
+			data: text(body[0], "Proc-Type: 4\n\n", strings.Join(body[1:], "")), err: "PEM headers (Proc-Type)",
+		},
+		"a block without its end": {
+			data: text(pemA, strings.Join(body[:3], "")), err: "block 2: CERTIFICATE has no end line",
+		},
+		"an end without its block": {data: text(pemA, body[len(body)-2]), err: "block 2: a line with"},
+		"a broken block before a whole one": {
+			data: text(strings.Join(body[:2], ""), pemB), err: "block 1: CERTIFICATE is broken",
+		},
+		"a block that is not base64": {
+			data: text(body[0], "!!!!\n", strings.Join(body[1:], "")), err: "block 1: CERTIFICATE is broken",
+		},
+		"an indented block": {
+			data: bytes.ReplaceAll(text(pemA), []byte("-----B"), []byte("  -----B")), err: "block 1: a line with",
+		},
+		"a block with other bytes in it": {data: block("CERTIFICATE", []byte("hello")), err: "block 1: x509"},
+		"a bundle that is too big":       {data: bytes.Repeat([]byte("\n"), certs.MaxSize+1), err: "more than"},
+		"too many certificates": {
+			data: bytes.Repeat(text(pemA), certs.MaxCertificates+1), err: "more than 1000 blocks",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := certs.ParseBundle(tc.data)

@@ -58,8 +58,10 @@ func TestFindingsNameCertificatesWithoutASubject(t *testing.T) {
 		template x509.Certificate
 		want     string
 	}{
-		"by their DNS name": {x509.Certificate{SerialNumber: big.NewInt(5), DNSNames: []string{"r.example.com"}}, "r.example.com"},
-		"by their number":   {x509.Certificate{SerialNumber: big.NewInt(5)}, "serial number 5"},
+		"by their DNS name": {
+			x509.Certificate{SerialNumber: big.NewInt(5), DNSNames: []string{"r.example.com"}}, "r.example.com",
+		},
+		"by their number": {x509.Certificate{SerialNumber: big.NewInt(5)}, "serial number 5"},
 	} {
 		i := sign(t, selfSigned(t, 1, "").key, &tc.template)
 		bundle, err := certs.ParseBundle(i.certPEM())

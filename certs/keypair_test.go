@@ -40,18 +40,40 @@ func TestParseKeyPair(t *testing.T) {
 		cert, key []byte
 		err       string
 	}{
-		"a matching pair":                 {cert: a.certPEM(), key: a.pkcs8()},
-		"a chain, leaf first":             {cert: slices.Concat(a.certPEM(), b.certPEM()), key: a.pkcs8()},
-		"an RSA key in PKCS 1":            {cert: rsaCert.certPEM(), key: rsaPEM},
-		"an EC key as openssl writes it":  {cert: ec.certPEM(), key: slices.Concat(block("EC PARAMETERS", []byte{6, 0}), ecPEM)},
-		"a chain with the leaf last":      {cert: slices.Concat(b.certPEM(), a.certPEM()), key: a.pkcs8(), err: `"CN=a", which is not the first`},
-		"a key of somebody else":          {cert: a.certPEM(), key: b.pkcs8(), err: `does not belong to the certificate "CN=a"`},
-		"a key among the certificates":    {cert: slices.Concat(a.certPEM(), a.pkcs8()), key: a.pkcs8(), err: "certificate: block 2: it is a private key"},
-		"a certificate in the key file":   {cert: a.certPEM(), key: slices.Concat(a.pkcs8(), a.certPEM()), err: "private key: block 2: it is a \"CERTIFICATE\""},
-		"two keys":                        {cert: a.certPEM(), key: slices.Concat(a.pkcs8(), b.pkcs8()), err: "second private key"},
-		"an encrypted key":                {cert: a.certPEM(), key: block("ENCRYPTED PRIVATE KEY", []byte("x")), err: "it is encrypted"},
-		"a key of OpenSSH":                {cert: a.certPEM(), key: block("OPENSSH PRIVATE KEY", []byte("x")), err: "openssl pkey"},
-		"a broken key":                    {cert: a.certPEM(), key: block("PRIVATE KEY", []byte("x")), err: "does not parse"},
+		"a matching pair":      {cert: a.certPEM(), key: a.pkcs8()},
+		"a chain, leaf first":  {cert: slices.Concat(a.certPEM(), b.certPEM()), key: a.pkcs8()},
+		"an RSA key in PKCS 1": {cert: rsaCert.certPEM(), key: rsaPEM},
+		"an EC key as openssl writes it": {
+			cert: ec.certPEM(), key: slices.Concat(block("EC PARAMETERS", []byte{6, 0}), ecPEM),
+		},
+		"a chain with the leaf last": {
+			cert: slices.Concat(b.certPEM(), a.certPEM()), key: a.pkcs8(), err: `"CN=a", which is not the first`,
+		},
+		"a key of somebody else": {
+			cert: a.certPEM(), key: b.pkcs8(), err: `does not belong to the certificate "CN=a"`,
+		},
+		"a key among the certificates": {
+			cert: slices.Concat(a.certPEM(), a.pkcs8()),
+			key:  a.pkcs8(),
+			err:  "certificate: block 2: it is a private key",
+		},
+		"a certificate in the key file": {
+			cert: a.certPEM(),
+			key:  slices.Concat(a.pkcs8(), a.certPEM()),
+			err:  "private key: block 2: it is a \"CERTIFICATE\"",
+		},
+		"two keys": {
+			cert: a.certPEM(), key: slices.Concat(a.pkcs8(), b.pkcs8()), err: "second private key",
+		},
+		"an encrypted key": {
+			cert: a.certPEM(), key: block("ENCRYPTED PRIVATE KEY", []byte("x")), err: "it is encrypted",
+		},
+		"a key of OpenSSH": {
+			cert: a.certPEM(), key: block("OPENSSH PRIVATE KEY", []byte("x")), err: "openssl pkey",
+		},
+		"a broken key": {
+			cert: a.certPEM(), key: block("PRIVATE KEY", []byte("x")), err: "does not parse",
+		},
 		"no key":                          {cert: a.certPEM(), err: "no PEM block of type PRIVATE KEY"},
 		"neither, and both are reported":  {err: "private key: it holds no PEM block"},
 		"neither, and both are reported.": {err: "certificate: it holds no PEM block"},
@@ -126,7 +148,8 @@ func TestPrintingNeverShowsTheKey(t *testing.T) {
 	secret := der[len(der)-32:]
 	text := out.String()
 	for _, form := range []string{
-		"PRIVATE KEY", fmt.Sprintf("%x", secret), fmt.Sprintf("%X", secret), strings.Trim(fmt.Sprintf("%d", secret[:8]), "[]"),
+		"PRIVATE KEY", fmt.Sprintf("%x", secret), fmt.Sprintf("%X", secret),
+		strings.Trim(fmt.Sprintf("%d", secret[:8]), "[]"),
 		strings.Trim(fmt.Sprintf("%d", pair.KeyPEM()[:12]), "[]"), fmt.Sprintf("%x", pair.KeyPEM()[:12]),
 		strings.Split(string(pair.KeyPEM()), "\n")[1],
 	} {
@@ -141,7 +164,8 @@ func TestPrintingNeverShowsTheKey(t *testing.T) {
 
 func TestZeroKeyPair(t *testing.T) {
 	var zero certs.KeyPair
-	if !zero.IsZero() || zero.CertPEM() != nil || zero.KeyPEM() != nil || zero.Leaf() != nil || zero.Findings(time.Now()) != nil {
+	if !zero.IsZero() || zero.CertPEM() != nil || zero.KeyPEM() != nil || zero.Leaf() != nil ||
+		zero.Findings(time.Now()) != nil {
 		t.Error("the zero pair holds something")
 	}
 	if _, err := zero.TLS(); err == nil {

@@ -15,7 +15,8 @@ import (
 // What is ours and differs from the manifest is drift: it is reported and repaired. A host directory that is exactly
 // what is desired is claimed without adopt: that is what a lost state directory leaves.
 func Diff(observed Observed, owned Owned, desired Tree, adopt map[string]bool) Plan {
-	d := differ{observed: observed, owned: owned, desired: desired, adopt: adopt, blocked: map[string]bool{}}
+	d := differ{observed: observed, owned: owned, desired: desired, adopt: adopt}
+	d.blocked, d.taken = map[string]bool{}, map[string]bool{}
 	d.shared()
 	for _, dir := range desired.HostDirs() {
 		d.hostDir(dir)
@@ -32,6 +33,7 @@ type differ struct {
 	adopt    map[string]bool
 
 	blocked    map[string]bool // host directories that get no change
+	taken      map[string]bool // directories that are adopted or set aside, with all that is in them
 	sharedGone bool            // SharedDir cannot be used
 	plan       Plan
 }
@@ -89,6 +91,7 @@ func (d *differ) hostDir(dir string) {
 	entry, there := d.observed.Entries[dir]
 	below := d.observed.below(dir)
 	_, mine := d.owned[dir+"/"+HostsTOML]
+	mine = mine || d.ownsAll(dir)
 	foreign := ""
 	switch {
 	case !there:
@@ -112,6 +115,7 @@ func (d *differ) hostDir(dir string) {
 	}
 	switch {
 	case foreign != "":
+		d.taken[dir] = true
 		d.change(Change{
 			Op: AdoptDir, Host: host, Path: dir, Mode: DirMode, Files: files, Old: entry.Fingerprint(),
 			OldFiles: d.fingerprints(dir),
@@ -136,6 +140,7 @@ func (d *differ) shadows(dir, host string, inPlace bool) bool {
 			continue
 		}
 		if d.adopt[host] {
+			d.taken[other] = true
 			d.change(Change{
 				Op: SetAside, Host: host, Path: other, Old: e.Fingerprint(), OldFiles: d.fingerprints(other),
 			})
@@ -336,8 +341,11 @@ func (d *differ) fingerprintsOf(paths []string) map[string]string {
 	return out
 }
 
-// oldOf returns the fingerprint at p, "" for nothing.
+// oldOf returns the fingerprint that a removal finds at p, "" for nothing.
 func (d *differ) oldOf(p string) string {
+	if dir, _, _ := strings.Cut(p, "/"); d.taken[dir] {
+		return ""
+	}
 	if e, there := d.observed.Entries[p]; there {
 		return e.Fingerprint()
 	}

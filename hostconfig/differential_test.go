@@ -147,7 +147,9 @@ func compareExplain(t *testing.T, fsys fs.FS, host string, v hostconfig.Version,
 		a = append(a, brief{h.URL, h.Capabilities, h.Header, h.SkipVerify, h.RootCAs != nil, len(h.Certificates) > 0})
 	}
 	for _, h := range res.Hosts {
-		b = append(b, brief{h.URL, h.Capabilities, hostconfig.HeaderOf(h), h.SkipVerify, hostconfig.HasCA(h), len(h.Client) > 0})
+		b = append(b, brief{
+			h.URL, h.Capabilities, hostconfig.HeaderOf(h), h.SkipVerify, hostconfig.HasCA(h), len(h.Client) > 0,
+		})
 	}
 	if diff := cmp.Diff(a, b, cmp.Comparer(sameHeader)); diff != "" {
 		t.Errorf("explain %s: containerd reads (-), Explain says (+):\n%s", host, diff)

@@ -26,8 +26,8 @@
 //	docker.io/hosts.toml                  0644, or 0600 when it holds a header
 //	registry.example.com_5000_/hosts.toml
 //
-// A hosts.toml names PEM files as ../.hotplate/…, which containerd joins with the host directory. So the directory may
-// be mounted anywhere, a host directory appears and goes with one rename, and a file under one name never changes.
+// A hosts.toml names PEM files as ../.hotplate/…, which containerd joins with the host directory. So the directory
+// may be mounted anywhere, a host directory appears and goes with one rename, and a file under one name never changes.
 //
 // The package writes nothing, so a crash leaves nothing.
 package hostconfig

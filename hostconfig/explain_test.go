@@ -35,6 +35,11 @@ func codes(list []hostconfig.Warning) []string {
 	return out
 }
 
+// hostsTOML is a hosts directory with one file.
+func hostsTOML(data string) map[string]string {
+	return map[string]string{"r.example.com/hosts.toml": data}
+}
+
 func urls(res hostconfig.Resolution) []string {
 	var out []string
 	for _, h := range res.Hosts {
@@ -65,23 +70,24 @@ func TestExplain(t *testing.T) {
 			host: "docker.io", urls: []string{"https://registry-1.docker.io/v2"}, upstream: hostconfig.UpstreamAlways,
 		},
 		"a cache": {
-			files: map[string]string{"r.example.com/hosts.toml": cache}, dir: "r.example.com",
+			files: hostsTOML(cache), dir: "r.example.com",
 			urls:     []string{"https://m.example.com/v2", "https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamLast, when: "when every mirror above fails or lacks the image",
 		},
 		"a wall": {
-			files: map[string]string{"r.example.com/hosts.toml": wall}, dir: "r.example.com",
+			files: hostsTOML(wall), dir: "r.example.com",
 			urls:     []string{"https://m.example.com/v2", "https://m.example.com/v2"},
 			upstream: hostconfig.UpstreamNever, when: "never",
 		},
 		"the registry itself as server": {
-			files: map[string]string{"r.example.com/hosts.toml": "server = \"https://r.example.com:443\"\n" + cache},
+			files: hostsTOML("server = \"https://r.example.com:443\"\n" + cache),
 			dir:   "r.example.com", urls: []string{"https://m.example.com/v2", "https://r.example.com:443/v2"},
 			upstream: hostconfig.UpstreamLast,
 		},
 		"Docker Hub as server, by its other name": {
-			host: "docker.io", files: map[string]string{"docker.io/hosts.toml": "server = \"https://registry-1.docker.io\"\n" + cache},
-			dir: "docker.io", urls: []string{"https://m.example.com/v2", "https://registry-1.docker.io/v2"},
+			host:  "docker.io",
+			files: map[string]string{"docker.io/hosts.toml": "server = \"https://registry-1.docker.io\"\n" + cache},
+			dir:   "docker.io", urls: []string{"https://m.example.com/v2", "https://registry-1.docker.io/v2"},
 			upstream: hostconfig.UpstreamLast,
 		},
 		"the default directory": {
@@ -103,51 +109,51 @@ func TestExplain(t *testing.T) {
 			upstream: hostconfig.UpstreamAlways, codes: []string{"hides-default"},
 		},
 		"an empty file": {
-			files: map[string]string{"r.example.com/hosts.toml": ""}, dir: "r.example.com",
+			files: hostsTOML(""), dir: "r.example.com",
 			urls:     []string{"https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamAlways, when: "it is empty", codes: []string{"empty-file"},
 		},
 		"bad TOML": {
-			files: map[string]string{"r.example.com/hosts.toml": wall + "x = \n"}, dir: "r.example.com",
+			files: hostsTOML(wall + "x = \n"), dir: "r.example.com",
 			urls:     []string{"https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamAlways, when: "line 3", codes: []string{"rejected"},
 		},
 		"no host table, before 1.7.32": {
-			files: map[string]string{"r.example.com/hosts.toml": "server = \"https://m.example.com\"\n"}, v: "1.7.31",
+			files: hostsTOML("server = \"https://m.example.com\"\n"), v: "1.7.31",
 			dir: "r.example.com", urls: []string{"https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamAlways, when: "invalid `host` tree", codes: []string{"rejected"},
 		},
 		"no host table, from 1.7.32 on": {
-			files: map[string]string{"r.example.com/hosts.toml": "server = \"https://m.example.com\"\n"}, v: "1.7.32",
+			files: hostsTOML("server = \"https://m.example.com\"\n"), v: "1.7.32",
 			dir: "r.example.com", urls: []string{"https://m.example.com/v2"}, upstream: hostconfig.UpstreamNever,
 		},
 		"referrers, before 2.2": {
-			files: map[string]string{"r.example.com/hosts.toml": wall + "capabilities = [\"pull\", \"referrers\"]\n"}, v: "2.1",
+			files: hostsTOML(wall + "capabilities = [\"pull\", \"referrers\"]\n"), v: "2.1",
 			dir: "r.example.com", urls: []string{"https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamAlways, when: "referrers", codes: []string{"rejected"},
 		},
 		"a bad timeout, where the key is known": {
-			files: map[string]string{"r.example.com/hosts.toml": wall + "dial_timeout = \"2\"\n"}, v: "2.0.7",
+			files: hostsTOML(wall + "dial_timeout = \"2\"\n"), v: "2.0.7",
 			dir: "r.example.com", urls: []string{"https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamAlways, when: "dial_timeout", codes: []string{"rejected"},
 		},
 		"a bad timeout, where the key is not known": {
-			files: map[string]string{"r.example.com/hosts.toml": wall + "dial_timeout = 2\n"}, v: "2.0.6",
+			files: hostsTOML(wall + "dial_timeout = 2\n"), v: "2.0.6",
 			dir: "r.example.com", urls: []string{"https://m.example.com/v2", "https://m.example.com/v2"},
 			upstream: hostconfig.UpstreamNever,
 		},
 		"an IPv6 address in a table header, on 1.x": {
-			files: map[string]string{"r.example.com/hosts.toml": "[host.\"https://[fd00::1]\"]\n"}, v: "1.7",
+			files: hostsTOML("[host.\"https://[fd00::1]\"]\n"), v: "1.7",
 			dir: "r.example.com", urls: []string{"https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamAlways, when: "brackets", codes: []string{"rejected"},
 		},
 		"inline hosts, on 2.x": {
-			files: map[string]string{"r.example.com/hosts.toml": "host.\"https://m.example.com\".skip_verify = false\n"},
+			files: hostsTOML("host.\"https://m.example.com\".skip_verify = false\n"),
 			dir:   "r.example.com", urls: []string{"https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamAlways, when: "no mirror comes before it", codes: []string{"inline-host"},
 		},
 		"inline hosts, on 1.x": {
-			files: map[string]string{"r.example.com/hosts.toml": "host.\"https://m.example.com\".skip_verify = false\n"}, v: "1.7",
+			files: hostsTOML("host.\"https://m.example.com\".skip_verify = false\n"), v: "1.7",
 			dir: "r.example.com", urls: []string{"https://m.example.com/v2", "https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamLast,
 		},
@@ -159,13 +165,14 @@ func TestExplain(t *testing.T) {
 			upstream: hostconfig.UpstreamLast, codes: []string{"host-twice"},
 		},
 		"a missing CA": {
-			files: map[string]string{"r.example.com/hosts.toml": cache + "ca = \"ca.pem\"\n"}, dir: "r.example.com",
+			files: hostsTOML(cache + "ca = \"ca.pem\"\n"), dir: "r.example.com",
 			urls:     []string{"https://m.example.com/v2", "https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamNever, when: "every pull fails", codes: []string{"bad-ca"},
 		},
 		"a CA that is none": {
-			files: map[string]string{"r.example.com/hosts.toml": cache + "ca = [\"ca.pem\"]\n", "r.example.com/ca.pem": "x"},
-			dir:   "r.example.com", urls: []string{"https://m.example.com/v2", "https://r.example.com/v2"},
+			files: map[string]string{"r.example.com/hosts.toml": cache + "ca = [\"ca.pem\"]\n",
+				"r.example.com/ca.pem": "x"},
+			dir: "r.example.com", urls: []string{"https://m.example.com/v2", "https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamNever, when: "no certificate", codes: []string{"bad-ca"},
 		},
 		"a CA by a relative path": {
@@ -174,13 +181,16 @@ func TestExplain(t *testing.T) {
 			upstream: hostconfig.UpstreamLast,
 		},
 		"a client certificate without its key": {
-			files: map[string]string{"r.example.com/hosts.toml": cache + "client = \"c.pem\"\n", "r.example.com/c.pem": ca},
-			dir:   "r.example.com", urls: []string{"https://m.example.com/v2", "https://r.example.com/v2"},
+			files: map[string]string{"r.example.com/hosts.toml": cache + "client = \"c.pem\"\n",
+				"r.example.com/c.pem": ca},
+			dir: "r.example.com", urls: []string{"https://m.example.com/v2", "https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamNever, when: "every pull fails", codes: []string{"bad-client"},
 		},
 		"Docker's layout": {
 			files: map[string]string{"r.example.com/ca.crt": ca}, dir: "r.example.com",
-			urls: []string{"https://r.example.com/v2"}, upstream: hostconfig.UpstreamAlways, codes: []string{"no-hosts-file"},
+			urls:     []string{"https://r.example.com/v2"},
+			upstream: hostconfig.UpstreamAlways,
+			codes:    []string{"no-hosts-file"},
 		},
 		"a client certificate that a bad file hands to upstream": {
 			files: map[string]string{
@@ -197,77 +207,78 @@ func TestExplain(t *testing.T) {
 			upstream: hostconfig.UpstreamNever, when: "not a regular file",
 		},
 		"Harbor without override_path": {
-			files: map[string]string{"r.example.com/hosts.toml": "server = \"https://m.example.com/v2/proj\"\n"},
+			files: hostsTOML("server = \"https://m.example.com/v2/proj\"\n"),
 			dir:   "r.example.com", urls: []string{"https://m.example.com/v2/proj/v2"},
 			upstream: hostconfig.UpstreamNever, codes: []string{"no-override-path"},
 		},
 		"two v2": {
-			files: map[string]string{"r.example.com/hosts.toml": "[host.\"https://m.example.com/v2/proj/v2\"]\noverride_path = true\n"},
+			files: hostsTOML("[host.\"https://m.example.com/v2/proj/v2\"]\noverride_path = true\n"),
 			dir:   "r.example.com", urls: []string{"https://m.example.com/v2/proj/v2", "https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamLast, codes: []string{"double-v2"},
 		},
 		"override_path and no v2": {
-			files: map[string]string{"r.example.com/hosts.toml": "[host.\"https://m.example.com/proj\"]\noverride_path = true\n"},
+			files: hostsTOML("[host.\"https://m.example.com/proj\"]\noverride_path = true\n"),
 			dir:   "r.example.com", urls: []string{"https://m.example.com/proj", "https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamLast, codes: []string{"no-v2"},
 		},
 		"a URL without scheme": {
-			files: map[string]string{"r.example.com/hosts.toml": "[host.\"m.example.com:5000\"]\n"}, dir: "r.example.com",
+			files: hostsTOML("[host.\"m.example.com:5000\"]\n"), dir: "r.example.com",
 			urls:     []string{"https://m.example.com:5000/v2", "https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamLast, codes: []string{"no-scheme"},
 		},
 		"a URL without scheme that begins with http": {
-			files: map[string]string{"r.example.com/hosts.toml": "server = \"httpd.example.com:5000\"\n[host.\"https://m.example.com\"]\n"},
+			files: hostsTOML("server = \"httpd.example.com:5000\"\n[host.\"https://m.example.com\"]\n"),
 			dir:   "r.example.com", urls: []string{"https://m.example.com/v2", "https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamLast, codes: []string{"bad-url"},
 		},
 		"a login in a URL": {
-			files: map[string]string{"r.example.com/hosts.toml": "[host.\"https://u:hunter2@m.example.com\"]\n"},
+			files: hostsTOML("[host.\"https://u:hunter2@m.example.com\"]\n"),
 			dir:   "r.example.com", urls: []string{"https://m.example.com/v2", "https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamLast, codes: []string{"login-in-url"},
 		},
 		"http with TLS options": {
-			files: map[string]string{"r.example.com/hosts.toml": "[host.\"http://m.example.com:5000\"]\nskip_verify = true\n"},
+			files: hostsTOML("[host.\"http://m.example.com:5000\"]\nskip_verify = true\n"),
 			dir:   "r.example.com", urls: []string{"https://m.example.com:5000/v2", "https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamLast, codes: []string{"skip-verify"},
 		},
 		"http without port and with TLS options, on 1.6": {
-			files: map[string]string{"r.example.com/hosts.toml": "[host.\"http://m.example.com\"]\nskip_verify = true\n"}, v: "1.6",
+			files: hostsTOML("[host.\"http://m.example.com\"]\nskip_verify = true\n"), v: "1.6",
 			dir: "r.example.com", urls: []string{"http://m.example.com/v2", "https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamLast, codes: []string{"skip-verify"},
 		},
 		"http with a timeout, on 2.0": {
-			files: map[string]string{"r.example.com/hosts.toml": "[host.\"http://m.example.com:5000\"]\ndial_timeout = \"2s\"\n"}, v: "2.0.14",
+			files: hostsTOML("[host.\"http://m.example.com:5000\"]\ndial_timeout = \"2s\"\n"), v: "2.0.14",
 			dir: "r.example.com", urls: []string{"https://m.example.com:5000/v2", "https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamLast,
 		},
 		"upstream for push only still gets blobs": {
-			files: map[string]string{"r.example.com/hosts.toml": "server = \"https://r.example.com\"\ncapabilities = [\"push\"]\n" + cache},
+			files: hostsTOML("server = \"https://r.example.com\"\ncapabilities = [\"push\"]\n" + cache),
 			dir:   "r.example.com", urls: []string{"https://m.example.com/v2", "https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamLast, codes: []string{"blobs-despite-capabilities"},
 		},
 		"capabilities without server": {
-			files: map[string]string{"r.example.com/hosts.toml": "capabilities = [\"push\"]\n" + cache}, dir: "r.example.com",
+			files: hostsTOML("capabilities = [\"push\"]\n" + cache), dir: "r.example.com",
 			urls:     []string{"https://m.example.com/v2", "https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamLast, codes: []string{"ignored-without-server"},
 		},
 		"nobody resolves tags": {
-			files: map[string]string{"r.example.com/hosts.toml": "server = \"https://m.example.com\"\ncapabilities = [\"pull\"]\n"},
+			files: hostsTOML("server = \"https://m.example.com\"\ncapabilities = [\"pull\"]\n"),
 			dir:   "r.example.com", urls: []string{"https://m.example.com/v2"},
 			upstream: hostconfig.UpstreamNever, codes: []string{"no-resolve-host"},
 		},
 		"server without the TLS of its host table": {
-			files: map[string]string{"r.example.com/hosts.toml": wall + "ca = \"ca.pem\"\n", "r.example.com/ca.pem": ca},
-			dir:   "r.example.com", urls: []string{"https://m.example.com/v2", "https://m.example.com/v2"},
+			files: map[string]string{"r.example.com/hosts.toml": wall + "ca = \"ca.pem\"\n",
+				"r.example.com/ca.pem": ca},
+			dir: "r.example.com", urls: []string{"https://m.example.com/v2", "https://m.example.com/v2"},
 			upstream: hostconfig.UpstreamNever, codes: []string{"server-without-tls"},
 		},
 		"a misspelt key": {
-			files: map[string]string{"r.example.com/hosts.toml": wall + "overridepath = true\n"}, dir: "r.example.com",
+			files: hostsTOML(wall + "overridepath = true\n"), dir: "r.example.com",
 			urls:     []string{"https://m.example.com/v2", "https://m.example.com/v2"},
 			upstream: hostconfig.UpstreamNever, codes: []string{"unknown-key"},
 		},
 		"server below a table": {
-			files: map[string]string{"r.example.com/hosts.toml": cache + "server = \"https://m.example.com\"\n"},
+			files: hostsTOML(cache + "server = \"https://m.example.com\"\n"),
 			dir:   "r.example.com", urls: []string{"https://m.example.com/v2", "https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamLast, codes: []string{"misplaced-key"},
 		},
@@ -296,8 +307,8 @@ func TestExplain(t *testing.T) {
 			res, err := hostconfig.Explain(os.DirFS(dir), host, v)
 			must(t, err)
 			if res.Dir != tc.dir || res.Upstream != tc.upstream || !strings.Contains(res.UpstreamWhen, tc.when) {
-				t.Errorf("got directory %q, upstream %q (%s); want %q, %q (%s)", res.Dir, res.Upstream, res.UpstreamWhen,
-					tc.dir, tc.upstream, tc.when)
+				t.Errorf("got directory %q, upstream %q (%s); want %q, %q (%s)", res.Dir, res.Upstream,
+					res.UpstreamWhen, tc.dir, tc.upstream, tc.when)
 			}
 			if diff := cmp.Diff(tc.urls, urls(res)); diff != "" {
 				t.Errorf("URLs (-want +got):\n%s", diff)
@@ -352,7 +363,9 @@ func TestExplainNeverShowsASecret(t *testing.T) {
 		"r.example.com/hosts.toml": {Mode: 0o644, Data: []byte("[host.\"https://m.example.com\"]\n" +
 			"[host.\"https://m.example.com\".header]\nAuthorization = \"Basic " + secret + "\"\n" +
 			"authorization = \"" + secret + "\"\nX-Key = [\"" + secret + "\"]\n")},
-		"bad.example.com/hosts.toml": {Data: []byte("[header]\nX-Key = \"" + secret + "\"\nX-Key = \"" + secret + "\"\n")},
+		"bad.example.com/hosts.toml": {
+			Data: []byte("[header]\nX-Key = \"" + secret + "\"\nX-Key = \"" + secret + "\"\n"),
+		},
 		"int.example.com/hosts.toml": {Data: []byte("[header]\nX-Key = [\"" + secret + "\", 5]\n")},
 	}
 	for _, host := range []string{"r.example.com", "bad.example.com", "int.example.com"} {
@@ -380,7 +393,9 @@ func TestExplainNeverShowsASecret(t *testing.T) {
 
 func TestExplainAtFindsAbsolutePathsInTheHostsDirectory(t *testing.T) {
 	fsys := fstest.MapFS{
-		"r.example.com/hosts.toml": {Data: []byte("[host.\"https://m.example.com\"]\nca = \"/etc/containerd/certs.d/x/ca.pem\"\n")},
+		"r.example.com/hosts.toml": {
+			Data: []byte("[host.\"https://m.example.com\"]\nca = \"/etc/containerd/certs.d/x/ca.pem\"\n"),
+		},
 		"o.example.com/hosts.toml": {Data: []byte("[host.\"https://m.example.com\"]\nca = \"/elsewhere/ca.pem\"\n")},
 		"x/ca.pem":                 {Data: hostconfigtest.CA(1).PEM()},
 	}
@@ -403,8 +418,10 @@ func TestExplainRefusesWhatNoImageCanName(t *testing.T) {
 
 // FuzzParseHosts compares with containerd 2.4's own parser, through a directory on disk.
 func FuzzParseHosts(f *testing.F) {
-	f.Add([]byte("server = \"https://a\"\nca = \"ca.pem\"\n[host.\"https://b/v2/x\"]\noverride_path = true\n[host.\"https://b/v2/x\".header]\nA = [\"b\"]\n"))
-	f.Add([]byte("host.\"x\".ca = []\n[host.y]\nclient = [[\"c.pem\",\"\"], \"c.pem\"]\ncapabilities = [\"PULL\", \"push\"]\n"))
+	f.Add([]byte("server = \"https://a\"\nca = \"ca.pem\"\n" +
+		"[host.\"https://b/v2/x\"]\noverride_path = true\n[host.\"https://b/v2/x\".header]\nA = [\"b\"]\n"))
+	f.Add([]byte("host.\"x\".ca = []\n[host.y]\n" +
+		"client = [[\"c.pem\",\"\"], \"c.pem\"]\ncapabilities = [\"PULL\", \"push\"]\n"))
 	f.Add([]byte("[host.a]\n[host.b]\n[host.a.header]\nx = 1\n"))
 	f.Add([]byte("[host.\"http://h:5\"]\nskip_verify = true\ndial_timeout = \"2s\"\n"))
 	f.Add([]byte("server = \"httpd.x:5\"\nSERVER = \"y\"\ndial_timeout = 2020-01-01\n[[host.x]]\n"))
@@ -417,7 +434,7 @@ func FuzzParseHosts(f *testing.F) {
 	must(f, os.WriteFile(filepath.Join(base, "c.pem"), []byte(pairPEM()), 0o644))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// An absolute path would make containerd read this machine's files, such as /dev/zero.
-		if strings.Contains(string(data), "/dev") || strings.Contains(string(data), "\\") || strings.Contains(string(data), "..//") {
+		if strings.ContainsRune(string(data), '\\') || strings.Contains(string(data), "dev") {
 			t.Skip("it may name a device")
 		}
 		must(t, os.WriteFile(filepath.Join(base, "hosts.toml"), data, 0o644))

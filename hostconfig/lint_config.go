@@ -126,8 +126,8 @@ func (l *configLinter) sections() []section {
 			l.add(Severe, "ignored-section", where, "with version %d containerd ignores registry settings here; write "+
 				"[plugins.%q.registry]", l.n, pluginV3)
 		case name == pluginV3 && l.v.certainly(maxConfig2):
-			l.add(Severe, "ignored-section", where, "containerd %s does not know this plugin; write [plugins.%q.registry]",
-				l.v, pluginV2)
+			l.add(Severe, "ignored-section", where, "containerd %s does not know this plugin; write "+
+				"[plugins.%q.registry]", l.v, pluginV2)
 		default:
 			out = append(out, section{where: where, table: table})
 		}
@@ -146,8 +146,9 @@ func pluginFor(version int64) string {
 }
 
 func (l *configLinter) unset(where string) {
-	l.add(Info, "no-config-path", where, "this file sets no config_path, so containerd before 2.2 reads no hosts.toml; "+
-		"2.2 and later have a default of two directories, which the default way of pulling does not read either")
+	l.add(Info, "no-config-path", where, "this file sets no config_path, so containerd before 2.2 reads no "+
+		"hosts.toml; 2.2 and later have a default of two directories, which the default way of pulling does not "+
+		"read either")
 }
 
 func (l *configLinter) registry(s section) {
@@ -168,8 +169,8 @@ func (l *configLinter) registry(s section) {
 	l.legacyTLS(s)
 	dirs := strings.Split(configPath, ":")
 	if len(dirs) > 1 {
-		l.addVersions(l.v, configPathIsOneDir, Severe, "config-path-list", where, "containerd 2.1 and later take %q for "+
-			"one directory and read no hosts.toml; name one", configPath)
+		l.addVersions(l.v, configPathIsOneDir, Severe, "config-path-list", where, "containerd 2.1 and later take "+
+			"%q for one directory and read no hosts.toml; name one", configPath)
 	}
 	if slices.ContainsFunc(dirs, func(d string) bool { return !path.IsAbs(d) }) {
 		l.add(Severe, "relative-config-path", where, "%q is relative, and so depends on where containerd was started; "+
@@ -186,8 +187,8 @@ func (l *configLinter) legacyTLS(s section) {
 		}
 		where := fmt.Sprintf("%s.configs.%q.tls", s.where, host)
 		if l.v.possibly(refusesLegacyTLS) {
-			l.addVersions(l.v, refusesLegacyTLS, Severe, "legacy-tls", where, "beside config_path this removes the CRI "+
-				"plugin of containerd 1.x; move it to hosts.toml")
+			l.addVersions(l.v, refusesLegacyTLS, Severe, "legacy-tls", where, "beside config_path this removes the "+
+				"CRI plugin of containerd 1.x; move it to hosts.toml")
 		} else {
 			l.add(Warn, "legacy-tls", where, "containerd 2.x ignores this; move it to hosts.toml")
 		}

@@ -69,8 +69,8 @@ func (l *hostsLinter) tables(data []byte) {
 		}
 	}
 	if len(scan.inline) > 1 && !l.v.certainly(dropsInlineHosts) {
-		l.add(Warn, "inline-order", "", "containerd 1.x asks hosts that are inline tables in no fixed order; write them "+
-			"with [host.\"URL\"] table headers")
+		l.add(Warn, "inline-order", "", "containerd 1.x asks hosts that are inline tables in no fixed order; write "+
+			"them with [host.\"URL\"] table headers")
 	}
 	if len(scan.all) == 0 {
 		l.addVersions(l.v, needsHostTable, Severe, "no-host-table", "",

@@ -54,8 +54,8 @@ func (l *registryLinter) host(where, host string) {
 	switch {
 	case host == DefaultHost:
 	case host == "index.docker.io":
-		l.add(Warn, "unreachable-host", where, "the kubelet turns index.docker.io to docker.io, so this entry is never "+
-			"used; write docker.io")
+		l.add(Warn, "unreachable-host", where, "the kubelet turns index.docker.io to docker.io, so this entry is "+
+			"never used; write docker.io")
 	case host == "registry-1.docker.io":
 		l.add(Warn, "unreachable-host", where, "images of Docker Hub are looked up as docker.io; this entry is used "+
 			"only for images that are written with registry-1.docker.io")
@@ -63,8 +63,8 @@ func (l *registryLinter) host(where, host string) {
 		l.add(Warn, "unreachable-host", where, "%s/IMAGE means docker.io/%s/IMAGE, so this entry is never used; image "+
 			"references need a dot or a port in the host", name, name)
 	case name != strings.ToLower(name):
-		l.add(Warn, "upper-case-host", where, "containerd compares hosts letter by letter; this entry is used only for "+
-			"images that are written with the same capitals")
+		l.add(Warn, "upper-case-host", where, "containerd compares hosts letter by letter; this entry is used only "+
+			"for images that are written with the same capitals")
 	}
 }
 
@@ -81,12 +81,12 @@ func (l *registryLinter) mirror(where string, reg Registry, m Mirror) {
 	l.mirrorCapabilities(where, m)
 	l.mirrorHeader(where, m.Header)
 	if m.DialTimeout > 30*time.Second {
-		l.add(Warn, "long-dial-timeout", where, "with a dial timeout of %s this mirror costs more when it is gone than "+
-			"with containerd's own 30s", m.DialTimeout)
+		l.add(Warn, "long-dial-timeout", where, "with a dial timeout of %s this mirror costs more when it is gone "+
+			"than with containerd's own 30s", m.DialTimeout)
 	}
 	if !l.v.possibly(honoursDialTimeout) {
-		l.add(Info, "no-dial-timeout", where, "containerd %s ignores dial_timeout; a mirror that is gone costs 30 s on "+
-			"each request", l.v)
+		l.add(Info, "no-dial-timeout", where, "containerd %s ignores dial_timeout; a mirror that is gone costs 30 s "+
+			"on each request", l.v)
 	}
 }
 
@@ -97,8 +97,8 @@ func (l *registryLinter) mirrorTLS(where string, m Mirror, u *url.URL) {
 	}
 	switch {
 	case u.Scheme == "http" && triesHTTPS(entry, l.v):
-		l.add(Warn, "http-with-tls", where, "it is http:// with TLS settings, so containerd tries HTTPS first and then "+
-			"plain HTTP; write https://, or leave the TLS settings out")
+		l.add(Warn, "http-with-tls", where, "it is http:// with TLS settings, so containerd tries HTTPS first and "+
+			"then plain HTTP; write https://, or leave the TLS settings out")
 	case u.Scheme == "http" && !isLocalhost(u.Host):
 		l.add(Warn, "plain-http", where, "it is http://, so whoever sits between reads logins and images, and can "+
 			"change what a tag means")

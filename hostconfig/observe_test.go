@@ -50,7 +50,8 @@ func TestObserveRecordsWhatIsThere(t *testing.T) {
 		if diff := cmp.Diff(want, brief); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
-		if diff := cmp.Diff([]string{"a.example.com", "empty.example.com", "link.example.com"}, got.Dirs()); diff != "" {
+		dirs := []string{"a.example.com", "empty.example.com", "link.example.com"}
+		if diff := cmp.Diff(dirs, got.Dirs()); diff != "" {
 			t.Errorf("%s: host directories (-want +got):\n%s", name, diff)
 		}
 	}
@@ -87,7 +88,8 @@ func TestObserveIsBounded(t *testing.T) {
 
 func TestObserveGoesOnPastWhatItMayNotRead(t *testing.T) {
 	got, err := hostconfig.Observe(deniedFS{fstest.MapFS{
-		"denied.example.com/hosts.toml": {}, "a.example.com/denied": {}, "b.example.com/hosts.toml": {Data: []byte("x")},
+		"denied.example.com/hosts.toml": {}, "a.example.com/denied": {},
+		"b.example.com/hosts.toml": {Data: []byte("x")},
 	}})
 	must(t, err)
 	if got.Entries["denied.example.com"].Unreadable == "" || got.Entries["a.example.com/denied"].Unreadable == "" {
@@ -121,6 +123,8 @@ func FuzzObserve(f *testing.F) {
 	f.Add(dir + "\tl\t/etc\n.hotplate\tl\t/etc\n")
 	f.Add(dir + "/hosts.toml\tm\tours\n" + dir + "/x/y\tf\t\n.hotplate/ca-1.pem\tm\told\ngone/hosts.toml\tg\t\n")
 	f.Add(dir + "/hosts.toml/x\tm\ty\n.hotplate/old.pem/x\tm\t\n")
+	f.Add(dir + "/0\tm\t0\n")
+	f.Add(dir + "/0\tm\t\n" + dir + "/1\tf\t0\n")
 	f.Add("a/b\ts\t\na\td\t\n_default\td\t\n")
 	desired, err := hostconfig.Render([]hostconfig.Registry{
 		mirrorOf(other, "https://m.example.com"), {Host: "b.example.com", Upstream: hostconfig.Allow},
@@ -170,7 +174,8 @@ func scripted(script string) *node {
 	for i, line := range strings.Split(script, "\n") {
 		name, rest, ok := strings.Cut(line, "\t")
 		kind, data, ok2 := strings.Cut(rest, "\t")
-		if !ok || !ok2 || !fs.ValidPath(name) || name == "." || i > 50 || strings.Count(name, "/") >= hostconfig.MaxDepth {
+		if !ok || !ok2 || !fs.ValidPath(name) || name == "." || i > 50 ||
+			strings.Count(name, "/") >= hostconfig.MaxDepth {
 			continue
 		}
 		file := &fstest.MapFile{Data: []byte(data), Mode: 0o644}

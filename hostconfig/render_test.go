@@ -28,22 +28,36 @@ func goldenCases() map[string][]hostconfig.Registry {
 	login := hostconfig.Mirror{URL: "https://models.example.com", Path: "llm",
 		Header:       http.Header{"authorization": {"Basic dXNlcjpwYXNz"}, "X-Tenant": {"a", "b \"c\""}},
 		TLS:          hostconfig.TLS{CA: hostconfigtest.CA(1), Client: hostconfigtest.KeyPair(3)},
-		Capabilities: []hostconfig.Capability{"referrers", "resolve", "pull", "push"}, DialTimeout: 500 * time.Millisecond}
+		Capabilities: []hostconfig.Capability{"referrers", "resolve", "pull", "push"},
+		DialTimeout:  500 * time.Millisecond}
 	plain := hostconfig.Mirror{URL: "http://127.0.0.1:5000"}
 	return map[string][]hostconfig.Registry{
-		"cache":            {{Host: "docker.io", Upstream: hostconfig.Allow, Mirrors: []hostconfig.Mirror{harbor}}},
-		"wall":             {{Host: "docker.io", Upstream: hostconfig.Deny, Mirrors: []hostconfig.Mirror{harbor}}},
-		"wall-two-mirrors": {{Host: "docker.io", Upstream: hostconfig.Deny, Mirrors: []hostconfig.Mirror{backup, harbor}}},
-		"wall-with-login":  {{Host: "registry.example.com:5000", Upstream: hostconfig.Deny, Mirrors: []hostconfig.Mirror{login}}},
+		"cache": {{Host: "docker.io", Upstream: hostconfig.Allow, Mirrors: []hostconfig.Mirror{harbor}}},
+		"wall":  {{Host: "docker.io", Upstream: hostconfig.Deny, Mirrors: []hostconfig.Mirror{harbor}}},
+		"wall-two-mirrors": {
+			{Host: "docker.io", Upstream: hostconfig.Deny, Mirrors: []hostconfig.Mirror{backup, harbor}},
+		},
+		"wall-with-login": {
+			{Host: "registry.example.com:5000", Upstream: hostconfig.Deny, Mirrors: []hostconfig.Mirror{login}},
+		},
 		"cache-with-login": {{Host: "registry.example.com:5000", Upstream: hostconfig.Allow,
 			Mirrors: []hostconfig.Mirror{login, backup},
-			TLS:     hostconfig.TLS{CA: certs.Merge(hostconfigtest.CA(3), hostconfigtest.CA(2)), Client: hostconfigtest.KeyPair(1)}}},
+			TLS: hostconfig.TLS{
+				CA: certs.Merge(hostconfigtest.CA(3), hostconfigtest.CA(2)), Client: hostconfigtest.KeyPair(1),
+			}}},
 		"registry-with-private-ca": {{Host: "harbor.example.com", Upstream: hostconfig.Allow,
 			TLS: hostconfig.TLS{CA: hostconfigtest.CA(1)}}},
 		"registry-exempt-from-default": {{Host: "quay.io", Upstream: hostconfig.Allow}},
-		"default":                      {{Host: "_default", Upstream: hostconfig.Allow, Mirrors: []hostconfig.Mirror{plain}, TLS: hostconfig.TLS{CA: hostconfigtest.CA(1)}}},
-		"default-wall":                 {{Host: "_default", Upstream: hostconfig.Deny, Mirrors: []hostconfig.Mirror{plain, harbor}}},
-		"same-machine":                 {{Host: "localhost:5000", Upstream: hostconfig.Allow, Mirrors: []hostconfig.Mirror{plain}}},
+		"default": {
+			{Host: "_default", Upstream: hostconfig.Allow, Mirrors: []hostconfig.Mirror{plain},
+				TLS: hostconfig.TLS{CA: hostconfigtest.CA(1)}},
+		},
+		"default-wall": {
+			{Host: "_default", Upstream: hostconfig.Deny, Mirrors: []hostconfig.Mirror{plain, harbor}},
+		},
+		"same-machine": {
+			{Host: "localhost:5000", Upstream: hostconfig.Allow, Mirrors: []hostconfig.Mirror{plain}},
+		},
 		"addresses": {
 			{Host: "[::1]:5000", Upstream: hostconfig.Deny, Mirrors: []hostconfig.Mirror{plain}},
 			{Host: "[fd00::1]", Upstream: hostconfig.Allow, TLS: hostconfig.TLS{SkipVerify: true}},
@@ -177,7 +191,9 @@ func TestRenderRefuses(t *testing.T) {
 		"an IPv6 host without brackets":  {regs: host("fd00::1"), want: "host"},
 		"an IPv6 host with a zone":       {regs: host("[fe80::1%eth0]"), want: "without zone"},
 		"a host that is too long":        {regs: host(strings.Repeat("a.", 200) + "com"), want: "longer"},
-		"a host twice":                   {regs: append(host("a.example.com"), host("a.example.com")...), want: "entry 2 is a second one"},
+		"a host twice": {
+			regs: append(host("a.example.com"), host("a.example.com")...), want: "entry 2 is a second one",
+		},
 		"a URL without scheme":           {regs: url("m.example.com"), want: "https://"},
 		"a URL that only looks like one": {regs: url("httpd.example.com:5000"), want: "https://"},
 		"a URL with another scheme":      {regs: url("ftp://m.example.com"), want: "https://"},
@@ -201,10 +217,12 @@ func TestRenderRefuses(t *testing.T) {
 		"a header without a value":       {regs: header("X-A"), want: "no value"},
 		"the Host header":                {regs: header("host", "b"), want: "cannot be set"},
 		"a header in two spellings": {
-			regs: with(func(m *hostconfig.Mirror) { m.Header = http.Header{"x-a": {"b"}, "X-A": {"b"}} }), want: "twice",
+			regs: with(func(m *hostconfig.Mirror) { m.Header = http.Header{"x-a": {"b"}, "X-A": {"b"}} }),
+			want: "twice",
 		},
 		"an unknown capability": {
-			regs: with(func(m *hostconfig.Mirror) { m.Capabilities = []hostconfig.Capability{"delete"} }), want: "delete",
+			regs: with(func(m *hostconfig.Mirror) { m.Capabilities = []hostconfig.Capability{"delete"} }),
+			want: "delete",
 		},
 		"referrers only, on an old containerd": {
 			regs: with(func(m *hostconfig.Mirror) { m.Capabilities = []hostconfig.Capability{"referrers"} }), v: v17,
@@ -216,12 +234,26 @@ func TestRenderRefuses(t *testing.T) {
 		"an empty client certificate": {
 			regs: with(func(m *hostconfig.Mirror) { m.TLS.Client = &certs.KeyPair{} }), want: "is empty",
 		},
-		"no upstream":         {regs: []hostconfig.Registry{{Host: "docker.io", Mirrors: []hostconfig.Mirror{good}}}, want: "Allow or Deny"},
-		"a wall of nothing":   {regs: []hostconfig.Registry{{Host: "docker.io", Upstream: hostconfig.Deny}}, want: "no mirror"},
-		"a mirror twice":      {regs: []hostconfig.Registry{{Host: "docker.io", Upstream: hostconfig.Allow, Mirrors: []hostconfig.Mirror{good, good}}}, want: "twice"},
-		"an old bare default": {regs: []hostconfig.Registry{{Host: "_default", Upstream: hostconfig.Allow}}, v: v17, want: "1.7.32"},
+		"no upstream": {
+			regs: []hostconfig.Registry{{Host: "docker.io", Mirrors: []hostconfig.Mirror{good}}},
+			want: "Allow or Deny",
+		},
+		"a wall of nothing": {
+			regs: []hostconfig.Registry{{Host: "docker.io", Upstream: hostconfig.Deny}}, want: "no mirror",
+		},
+		"a mirror twice": {
+			regs: []hostconfig.Registry{{
+				Host: "docker.io", Upstream: hostconfig.Allow, Mirrors: []hostconfig.Mirror{good, good},
+			}},
+			want: "twice",
+		},
+		"an old bare default": {
+			regs: []hostconfig.Registry{{Host: "_default", Upstream: hostconfig.Allow}}, v: v17, want: "1.7.32",
+		},
 		"an IPv6 mirror, and the version not known": {regs: url("https://[fd00::1]"), want: "version is not known"},
-		"a bare default": {regs: []hostconfig.Registry{{Host: "_default", Upstream: hostconfig.Allow}}, want: "containerd unknown"},
+		"a bare default": {
+			regs: []hostconfig.Registry{{Host: "_default", Upstream: hostconfig.Allow}}, want: "containerd unknown",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tree, err := hostconfig.Render(tc.regs, tc.v)
@@ -284,7 +316,8 @@ func FuzzTOMLString(f *testing.F) {
 	f.Fuzz(func(t *testing.T, key, value string) {
 		key, value = strings.ToValidUTF8(key, "?"), strings.ToValidUTF8(value, "?")
 		var got map[string]map[string]string
-		doc := fmt.Sprintf("[%s]\n%s = %s\n", hostconfig.TOMLKey(key), hostconfig.TOMLKey(key), hostconfig.TOMLString(value))
+		k := hostconfig.TOMLKey(key)
+		doc := fmt.Sprintf("[%s]\n%s = %s\n", k, k, hostconfig.TOMLString(value))
 		if err := toml.Unmarshal([]byte(doc), &got); err != nil {
 			t.Fatalf("%q does not parse: %v", doc, err)
 		}
@@ -318,7 +351,9 @@ func TestHostNames(t *testing.T) {
 
 // Names that are accepted stay inside of the directory, and back and forth they are the same.
 func FuzzValidHost(f *testing.F) {
-	for _, s := range []string{"docker.io", "[::1]:5000", "a:1", "..", "a/b", "[fd00::1]", "_default", "a_1_", "[::ffff:1.2.3.4]"} {
+	for _, s := range []string{
+		"docker.io", "[::1]:5000", "a:1", "..", "a/b", "[fd00::1]", "_default", "a_1_", "[::ffff:1.2.3.4]",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, host string) {
@@ -352,7 +387,8 @@ func TestGeneratorCoversEverySetting(t *testing.T) {
 			}
 		}
 	}
-	for _, want := range []string{"Allow", "Deny", "mirrors 0", "mirrors 1", "mirrors 3", "own client true", "header true",
+	for _, want := range []string{"Allow", "Deny", "mirrors 0", "mirrors 1", "mirrors 3", "own client true",
+		"header true",
 		"skip true", "path true", "path false"} {
 		if !seen[want] {
 			t.Errorf("no config has %q", want)

@@ -33,7 +33,9 @@ func TestParseVersion(t *testing.T) {
 }
 
 func TestVersionsCompare(t *testing.T) {
-	order := []string{"", "1.6.20", "1.6", "1.7.31", "1.7.32", "1.7", "2.0.6", "2.0.7", "2.1.0", "2.4.2", "2.4", "3.0.0"}
+	order := []string{
+		"", "1.6.20", "1.6", "1.7.31", "1.7.32", "1.7", "2.0.6", "2.0.7", "2.1.0", "2.4.2", "2.4", "3.0.0",
+	}
 	for i, a := range order {
 		for j, b := range order {
 			want := map[bool]int{i < j: -1, i > j: 1}[true]
