@@ -6,46 +6,50 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"golang.org/x/sync/semaphore"
 )
 
 // authTimeout bounds one exchange with a token server.
 const authTimeout = time.Minute
 
-// authorizer mends three habits of containerd's authorizer (core/remotes/docker/authorizer.go, 2.4.2) that hurt when many
+// authorizer mends four habits of containerd's authorizer (core/remotes/docker/authorizer.go, 2.4.2) that hurt when many
 // chunks share it: every one of them would refresh an expired token anew; a token that a registry refuses without
-// saying error="invalid_token" is never refreshed; and a failed token request, also one that was only cancelled, is
-// remembered as the answer for good.
+// saying error="invalid_token" is never refreshed; a failed token request, also one that was only cancelled, is
+// remembered as the answer for good; and doBearerAuth reads a token's expiry while another goroutine writes it.
 type authorizer struct {
 	next docker.Authorizer
+	// turn lets one goroutine in; it is no mutex because waiting for a token must end with the request.
+	turn *semaphore.Weighted
+	// challenge is the last 401 with a challenge, header and request only; whoever has the turn may use it.
+	challenge *http.Response
+}
 
-	mu        sync.Mutex
-	challenge *http.Response // the last 401 with a challenge, header and request only; guarded by mu
+func newAuthorizer(next docker.Authorizer) *authorizer {
+	return &authorizer{next: next, turn: semaphore.NewWeighted(1)}
 }
 
 func (a *authorizer) Authorize(ctx context.Context, req *http.Request) error {
-	ctx, cancel := context.WithTimeout(ctx, authTimeout)
-	defer cancel()
-	err := a.next.Authorize(ctx, req)
+	ctx, done, err := a.enter(ctx)
 	if err != nil {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		if a.challenge != nil {
-			// Errors here only mean that there is nothing to forget.
-			_ = a.next.AddResponses(ctx, []*http.Response{refused(a.challenge)})
-		}
+		return err
+	}
+	defer done()
+	if err = a.next.Authorize(ctx, req); err != nil && a.challenge != nil {
+		// Errors here only mean that there is nothing to forget.
+		_ = a.next.AddResponses(ctx, []*http.Response{refused(a.challenge)})
 	}
 	return err
 }
 
 func (a *authorizer) AddResponses(ctx context.Context, responses []*http.Response) error {
-	ctx, cancel := context.WithTimeout(ctx, authTimeout)
-	defer cancel()
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	ctx, done, err := a.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	last := responses[len(responses)-1]
 	a.challenge = headOf(last)
 	sent := last.Request.Header.Get("Authorization")
@@ -59,6 +63,15 @@ func (a *authorizer) AddResponses(ctx context.Context, responses []*http.Respons
 		}
 	}
 	return a.next.AddResponses(ctx, []*http.Response{refused(last)})
+}
+
+// enter waits for the turn and bounds what is done in it.
+func (a *authorizer) enter(ctx context.Context) (_ context.Context, done func(), err error) {
+	if err := a.turn.Acquire(ctx, 1); err != nil {
+		return ctx, nil, context.Cause(ctx)
+	}
+	ctx, cancel := context.WithTimeout(ctx, authTimeout)
+	return ctx, func() { cancel(); a.turn.Release(1) }, nil
 }
 
 // headOf copies what containerd's authorizer looks at.

@@ -126,7 +126,7 @@ func (c *Client) source(h docker.RegistryHost, ref reference.Named, scope string
 	client.CheckRedirect = checkRedirect(h)
 	h.Client = client
 	if h.Authorizer != nil {
-		h.Authorizer = &authorizer{next: h.Authorizer}
+		h.Authorizer = newAuthorizer(h.Authorizer)
 	}
 	at := &endpoint{
 		host: h, client: client, namespace: reference.Domain(ref), repository: reference.Path(ref),
