@@ -1,0 +1,79 @@
+package agent
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	flapHost = "docker.io"
+	puppet   = `docker.io/hosts.toml says "Puppet"`
+)
+
+func TestFlaps(t *testing.T) {
+	start := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	cases := map[string]struct {
+		changes []time.Duration // since start
+		look    time.Duration
+		want    string // in the message; empty for none
+	}{
+		"nothing was changed":                         {nil, 0, ""},
+		"two changes are no fight":                    {[]time.Duration{0, time.Minute}, time.Minute, ""},
+		"three within ten minutes are":                {[]time.Duration{0, time.Minute, 10 * time.Minute}, 10 * time.Minute, puppet},
+		"it is left alone for ten minutes":            {[]time.Duration{0, 1, 2}, 10*time.Minute + 1, puppet},
+		"and then not any more":                       {[]time.Duration{0, 1, 2}, 10*time.Minute + 2, ""},
+		"changes spread over more than the window":    {[]time.Duration{0, 6 * time.Minute, 12 * time.Minute, 18 * time.Minute}, 18 * time.Minute, ""},
+		"the oldest of four does not count":           {[]time.Duration{0, 9 * time.Minute, 11 * time.Minute}, 11 * time.Minute, ""},
+		"three of four within the window":             {[]time.Duration{0, 9 * time.Minute, 11 * time.Minute, 12 * time.Minute}, 12 * time.Minute, puppet},
+		"a second fight is left alone twice as long":  {[]time.Duration{0, 1, 2, 15 * time.Minute, 15 * time.Minute, 15 * time.Minute}, 34 * time.Minute, puppet},
+		"but not longer than that":                    {[]time.Duration{0, 1, 2, 15 * time.Minute, 15 * time.Minute, 15 * time.Minute}, 35 * time.Minute, ""},
+		"after a long peace it begins with ten again": {[]time.Duration{0, 1, 2, 3 * time.Hour, 3 * time.Hour, 3 * time.Hour}, 3*time.Hour + 10*time.Minute, ""},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			var f flaps
+			for _, at := range c.changes {
+				f.saw(flapHost, puppet, start.Add(at))
+			}
+			got := f.message(flapHost, start.Add(c.look))
+			if c.want == "" && got != "" || !strings.Contains(got, c.want) {
+				t.Errorf("message %q, want %q in it", got, c.want)
+			}
+			if msg := f.message("quay.io", start); msg != "" {
+				t.Errorf("another registry is left alone too: %s", msg)
+			}
+		})
+	}
+}
+
+func TestTheBackoffOfAFlapIsCapped(t *testing.T) {
+	var f flaps
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	var waits []time.Duration
+	for range 6 {
+		for range flapLimit {
+			f.saw(flapHost, puppet, now)
+		}
+		waits = append(waits, f.hosts[flapHost].until.Sub(now))
+		now = f.hosts[flapHost].until
+	}
+	for i, want := range []time.Duration{10, 20, 40, 80, 120, 120} {
+		if waits[i] != want*time.Minute {
+			t.Errorf("fight %d is left alone for %s, want %s", i+1, waits[i], want*time.Minute)
+		}
+	}
+}
+
+func TestTheMessageOfAFlapSaysWhatToDo(t *testing.T) {
+	var f flaps
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	for range flapLimit {
+		f.saw(flapHost, puppet, now)
+	}
+	const want = `somebody else changed it 3 times within 10m0s: docker.io/hosts.toml says "Puppet"; left alone until 12:10:00; ` +
+		`stop that program from writing there, or take this registry out of the config`
+	if got := f.message(flapHost, now); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
