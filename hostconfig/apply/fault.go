@@ -36,7 +36,7 @@ func hint(err error) string {
 		return "its file system is mounted read-only; mount it writable for hotplate"
 	case errors.Is(err, fs.ErrPermission):
 		return "hotplate has to run as its owner or as root, and the directory must not be immutable (lsattr)"
-	case errors.Is(err, unix.EXDEV):
+	case errors.Is(err, unix.EXDEV), errors.Is(err, unix.EBUSY):
 		return "it is a mount point, or comes from a lower layer of an overlay, and cannot be moved; " +
 			"move its content away by hand"
 	case errors.Is(err, unix.EIO):

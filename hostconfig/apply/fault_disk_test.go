@@ -66,6 +66,7 @@ type unsynced struct {
 	dirs []string
 	back func() error
 	keep string // a file of ours that back needs
+	gone string // a directory that was removed: what had happened in it is of no account once that is durable
 }
 
 func newMachine(t testing.TB, top string) *machine {
@@ -100,6 +101,16 @@ func (m *machine) heal() {
 
 // forget makes changes durable.
 func (m *machine) forget(which func(unsynced) bool) {
+	for i, u := range m.undo {
+		if u.gone == "" || !which(u) {
+			continue
+		}
+		for j := range i {
+			if slices.Contains(m.undo[j].dirs, u.gone) {
+				m.undo[j].back = func() error { return nil }
+			}
+		}
+	}
 	m.undo = slices.DeleteFunc(m.undo, func(u unsynced) bool {
 		if !which(u) {
 			return false
@@ -267,7 +278,11 @@ func (d *faultyDisk) Remove(name string) error {
 		func() (unsynced, error) {
 			path := d.abs(name)
 			back, keep, err := d.m.save(path)
-			return unsynced{dirs: []string{filepath.Dir(path)}, keep: keep, back: back}, err
+			u := unsynced{dirs: []string{filepath.Dir(path)}, keep: keep, back: back}
+			if keep == "" {
+				u.gone = path
+			}
+			return u, err
 		})
 }
 

@@ -30,15 +30,11 @@ const (
 // Events are hints; they can be lost, and what changes behind a symbolic link makes none. Call Apply from time to time
 // as well.
 func Watch(ctx context.Context, dir string, changed func()) (err error) {
-	fw, err := fsnotify.NewWatcher()
+	w, err := newWatcher(dir)
 	if err != nil {
-		return fmt.Errorf("watch %q: %w: raise fs.inotify.max_user_instances", dir, err)
-	}
-	defer func() { err = errors.Join(err, fw.Close()) }()
-	w := &watcher{fw: fw, dir: filepath.Clean(dir)}
-	if err := w.watchAll(); err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, w.fw.Close()) }()
 	return w.loop(ctx, changed)
 }
 
@@ -46,6 +42,19 @@ type watcher struct {
 	fw   *fsnotify.Watcher
 	dir  string
 	gone bool // dir is not there, or not watched yet
+}
+
+// newWatcher watches dir from its return on.
+func newWatcher(dir string) (*watcher, error) {
+	fw, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, fmt.Errorf("watch %q: %w: raise fs.inotify.max_user_instances", dir, err)
+	}
+	w := &watcher{fw: fw, dir: filepath.Clean(dir)}
+	if err := w.watchAll(); err != nil {
+		return nil, errors.Join(err, fw.Close())
+	}
+	return w, nil
 }
 
 func (w *watcher) loop(ctx context.Context, changed func()) error {
@@ -105,7 +114,9 @@ func (w *watcher) private(name string) bool {
 // follow watches a host directory that has come, and notices when the hosts directory itself goes.
 func (w *watcher) follow(ev fsnotify.Event) error {
 	if ev.Name == w.dir && ev.Has(fsnotify.Remove|fsnotify.Rename) {
-		_ = w.fw.Remove(w.dir) // after a rename the watch is on the old directory
+		for _, name := range w.fw.WatchList() { // after a rename they are on the old directories
+			_ = w.fw.Remove(name) // it may have gone by itself
+		}
 		w.gone = true
 		return nil
 	}
