@@ -674,7 +674,7 @@ func TestOnce(t *testing.T) {
 	t.Run("the config is rejected, whatever was last good", func(t *testing.T) {
 		once(t, func(n *node) {
 			if err := os.WriteFile(n.lastGoodPath(), []byte(doc), 0o600); err != nil {
-				t.Fatal(err)
+				n.t.Fatal(err)
 			}
 			n.source.write(faulty)
 		}, func(t *testing.T, n *node, r report.NodeReport, err error) {

@@ -247,10 +247,11 @@ func (p *fakeProber) count() int {
 	return p.probes
 }
 
-// fakePuller is containerd's images. Ensure takes a second.
+// fakePuller is containerd's images.
 type fakePuller struct {
-	t   testing.TB
-	one oneAtATime
+	t     testing.TB
+	one   oneAtATime
+	takes time.Duration // how long Ensure takes
 	// allowed reports whether images may be sought.
 	allowed func() bool
 	// inside is called in Ensure, with its Progress, and may be nil.
@@ -266,7 +267,7 @@ type fakePuller struct {
 }
 
 func newFakePuller(t testing.TB) *fakePuller {
-	return &fakePuller{t: t, allowed: func() bool { return true }, fails: make(map[string]error), ready: make(map[string]string)}
+	return &fakePuller{t: t, takes: time.Second, allowed: func() bool { return true }, fails: make(map[string]error), ready: make(map[string]string)}
 }
 
 func (p *fakePuller) Ensure(ctx context.Context, img prefetch.Image, pr *prefetch.Progress) (prefetch.Result, error) {
@@ -287,7 +288,7 @@ func (p *fakePuller) Ensure(ctx context.Context, img prefetch.Image, pr *prefetc
 	case <-ctx.Done():
 		p.note("cancelled " + img.Ref)
 		return prefetch.Result{}, ctx.Err()
-	case <-time.After(time.Second):
+	case <-time.After(p.takes):
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -365,8 +366,7 @@ type node struct {
 	puller *fakePuller
 	log    *logged
 	logins Logins // of the newest puller
-	drift  chan func()
-	watch  error // what WatchHosts fails with
+	watch  error  // what WatchHosts fails with
 	ended  chan error
 	cancel context.CancelFunc
 }
@@ -375,7 +375,7 @@ type node struct {
 func newNode(t testing.TB) *node {
 	t.Helper()
 	n := &node{t: t, dir: t.TempDir(), source: newFakeSource(t), host: newFakeHost(t), puller: newFakePuller(t), log: new(logged),
-		drift: make(chan func(), 1), ended: make(chan error, 1)}
+		ended: make(chan error, 1)}
 	n.daemon = &fakeDaemon{t: t, info: daemon.Info{Version: "2.4.2", UUID: "u", PID: 7, ConfigPath: "/etc/containerd/certs.d"}}
 	n.prober = &fakeProber{t: t, host: n.host, verdict: probe.Verdict{Live: true, UserAgent: "containerd/2.4.2"}}
 	n.prober.touched = func() { n.hosts.wake() }
