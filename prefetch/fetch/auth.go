@@ -2,8 +2,8 @@ package fetch
 
 import (
 	"context"
-	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -23,8 +23,8 @@ type authorizer struct {
 	next docker.Authorizer
 	// turn lets one goroutine in; it is no mutex because waiting for a token must end with the request.
 	turn *semaphore.Weighted
-	// challenge is the last 401 with a challenge, header and request only; whoever has the turn may use it.
-	challenge *http.Response
+	// last is the last challenge, or nil; whoever has the turn may use it.
+	last *challenge
 }
 
 func newAuthorizer(next docker.Authorizer) *authorizer {
@@ -37,9 +37,9 @@ func (a *authorizer) Authorize(ctx context.Context, req *http.Request) error {
 		return err
 	}
 	defer done()
-	if err = a.next.Authorize(ctx, req); err != nil && a.challenge != nil {
+	if err = a.next.Authorize(ctx, req); err != nil && a.last != nil {
 		// Errors here only mean that there is nothing to forget.
-		_ = a.next.AddResponses(ctx, []*http.Response{refused(a.challenge)})
+		_ = a.next.AddResponses(ctx, a.last.refused()) //nolint:bodyclose // made by us, without a body
 	}
 	return err
 }
@@ -51,18 +51,18 @@ func (a *authorizer) AddResponses(ctx context.Context, responses []*http.Respons
 	}
 	defer done()
 	last := responses[len(responses)-1]
-	a.challenge = headOf(last)
+	a.last = newChallenge(last)
 	sent := last.Request.Header.Get("Authorization")
 	if sent == "" || len(responses) > 1 {
 		return a.next.AddResponses(ctx, responses)
 	}
-	again := headOf(last).Request
+	again := a.last.request()
 	if err := a.next.Authorize(ctx, again); err == nil {
 		if now := again.Header.Get("Authorization"); now != "" && now != sent {
 			return nil // someone else has refreshed the token since this request was sent
 		}
 	}
-	return a.next.AddResponses(ctx, []*http.Response{refused(last)})
+	return a.next.AddResponses(ctx, a.last.refused()) //nolint:bodyclose // made by us, without a body
 }
 
 // enter waits for the turn and bounds what is done in it.
@@ -74,22 +74,32 @@ func (a *authorizer) enter(ctx context.Context) (_ context.Context, done func(),
 	return ctx, func() { cancel(); a.turn.Release(1) }, nil
 }
 
-// headOf copies what containerd's authorizer looks at.
-func headOf(resp *http.Response) *http.Response {
-	return &http.Response{
-		StatusCode: resp.StatusCode,
-		Header:     http.Header{"Www-Authenticate": slices.Clone(resp.Header.Values("WWW-Authenticate"))},
-		Request:    &http.Request{Method: resp.Request.Method, URL: resp.Request.URL, Header: make(http.Header)},
+// challenge is what containerd's authorizer looks at in a 401.
+type challenge struct {
+	method string
+	url    *url.URL
+	values []string // of WWW-Authenticate
+}
+
+func newChallenge(resp *http.Response) *challenge {
+	return &challenge{
+		method: resp.Request.Method, url: resp.Request.URL, values: slices.Clone(resp.Header.Values("WWW-Authenticate")),
 	}
 }
 
-// refused is resp with its bearer challenges saying that the token was refused, which makes the authorizer drop it.
-func refused(resp *http.Response) *http.Response {
-	out := headOf(resp)
-	for i, v := range out.Header["Www-Authenticate"] {
+func (c *challenge) request() *http.Request {
+	return &http.Request{Method: c.method, URL: c.url, Header: make(http.Header)}
+}
+
+// refused is the response with its bearer challenges saying that the token was refused, which makes the authorizer drop
+// it.
+func (c *challenge) refused() []*http.Response {
+	header := make(http.Header)
+	for _, v := range c.values {
 		if scheme, _, _ := strings.Cut(v, " "); strings.EqualFold(scheme, "bearer") && !strings.Contains(v, "error=") {
-			out.Header["Www-Authenticate"][i] = fmt.Sprintf(`%s,error="invalid_token"`, v)
+			v += `,error="invalid_token"`
 		}
+		header.Add("WWW-Authenticate", v)
 	}
-	return out
+	return []*http.Response{{StatusCode: http.StatusUnauthorized, Header: header, Request: c.request()}}
 }

@@ -35,12 +35,6 @@ func TestParseContentRange(t *testing.T) {
 
 func TestCheckRange(t *testing.T) {
 	c := Chunk{Blob: ocispec.Descriptor{Size: 100}, Offset: 10, Length: 20}
-	good := func() *http.Response {
-		return &http.Response{
-			StatusCode: http.StatusPartialContent, ContentLength: 20,
-			Header: http.Header{"Content-Range": {"bytes 10-29/100"}},
-		}
-	}
 	var size *SizeError
 	for name, tc := range map[string]struct {
 		change  func(*http.Response)
@@ -61,7 +55,10 @@ func TestCheckRange(t *testing.T) {
 		"another total":               {change: func(r *http.Response) { r.Header.Set("Content-Range", "bytes 10-29/99") }},
 		"another total and elsewhere": {change: func(r *http.Response) { r.Header.Set("Content-Range", "bytes 0-1/99") }},
 	} {
-		resp := good()
+		resp := &http.Response{
+			StatusCode: http.StatusPartialContent, ContentLength: 20,
+			Header: http.Header{"Content-Range": {"bytes 10-29/100"}},
+		}
 		tc.change(resp)
 		err := checkRange(resp, c)
 		switch {

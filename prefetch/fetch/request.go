@@ -189,7 +189,7 @@ func (w whole) FetchRange(ctx context.Context, c Chunk) (io.ReadCloser, error) {
 }
 
 func noEOF(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err

@@ -30,10 +30,10 @@ func (p retryPolicy) backOff(ctx context.Context) backoff.BackOff {
 func (p retryPolicy) do(ctx context.Context, onRetry func(error, time.Duration), op func() error) error {
 	err := backoff.RetryNotify(func() error {
 		err := op()
-		if err == nil || ctx.Err() == nil && transient(err) && !(p.eager && unreachable(err)) {
-			return err
+		if ctx.Err() != nil || !transient(err) || p.eager && unreachable(err) {
+			return backoff.Permanent(err) // nil stays nil
 		}
-		return backoff.Permanent(err)
+		return err
 	}, p.backOff(ctx), onRetry)
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)

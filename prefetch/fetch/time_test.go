@@ -182,7 +182,7 @@ func get(t *testing.T, rt http.RoundTripper, url string) (*http.Response, error)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return rt.RoundTrip(req) //nolint:bodyclose // the callers close it
+	return rt.RoundTrip(req)
 }
 
 func TestWatchdogEndsABodyThatStalls(t *testing.T) {

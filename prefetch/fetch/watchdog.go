@@ -56,7 +56,7 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	b.timer.Reset(b.dog.stall)
 	n, err := b.body.Read(p)
 	b.timer.Stop()
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = b.dog.cause(b.ctx, err)
 	}
 	return n, err

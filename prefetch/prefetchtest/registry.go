@@ -333,7 +333,7 @@ func (a *Answer) send(w http.ResponseWriter, req *http.Request) {
 // UnusedHost is a loopback address where nothing listens.
 func UnusedHost(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -127,7 +127,7 @@ func faultCases() []faultCase {
 		{name: "a body that always stalls is an error", scripts: []Script{On(Layers, Stall(0))},
 			wantErr: []string{"HOST0", "no bytes arrived"}, sizes: []int{100}},
 		{name: "500 once on every path is repeated", scripts: []Script{
-			On(First(1, func(r *http.Request, n int) bool { return true }), Status(http.StatusInternalServerError))}},
+			On(First(1, func(*http.Request, int) bool { return true }), Status(http.StatusInternalServerError))}},
 	}
 }
 

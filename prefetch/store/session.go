@@ -22,12 +22,6 @@ import (
 	"github.com/hotplate-dev/hotplate/prefetch"
 )
 
-// maxResume is the largest partial ingest that is continued. containerd reads and hashes a partial ingest when it is
-// opened, inside a write transaction of its database (core/metadata/content.go and plugins/content/local/store.go,
-// resumeStatus, 2.4.2), and no container can be created meanwhile: about a second for this size. A larger one is thrown
-// away and fetched anew.
-const maxResume = 1 << 30
-
 // idle is how long nothing may have been written to a large partial ingest before it is thrown away: it may be the
 // kubelet's, and containerd does not protect it from being aborted while it is written.
 const idle = time.Minute
@@ -147,9 +141,9 @@ func (s *session) discardLarge(ctx context.Context, ref string) (busy bool, err 
 		return false, nil
 	case err != nil:
 		return false, fmt.Errorf("look at ingest %s: %w", ref, err)
-	case st.Offset <= maxResume:
+	case st.Offset <= s.store.cfg.MaxResume:
 		return false, nil
-	case time.Since(st.UpdatedAt) < idle:
+	case time.Since(st.UpdatedAt) < s.store.idle:
 		return true, nil
 	}
 	s.store.cfg.Log.Info("partial layer is too large to be continued without stalling containerd, fetching it anew",

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
@@ -29,6 +30,7 @@ const (
 	DefaultNamespace   = "k8s.io"
 	DefaultSnapshotter = "overlayfs"
 	DefaultOwner       = "hotplate"
+	DefaultMaxResume   = 1 << 30
 )
 
 // maxMetadata bounds what is read of an index, manifest or config.
@@ -47,6 +49,11 @@ type Config struct {
 	// Owner marks leases and pins as ours. Two programs on one node that must not touch each other's have different
 	// ones. Default: hotplate.
 	Owner string
+	// MaxResume is the largest partial layer, in bytes, that is continued; a larger one is thrown away and fetched anew.
+	// containerd reads and hashes all of it when it is opened, inside a write transaction of its database
+	// (core/metadata/content.go and plugins/content/local/store.go, resumeStatus, 2.4.2), and no container can be
+	// created meanwhile. Default: 1 GiB, about a second.
+	MaxResume int64
 }
 
 // Store is containerd, seen as a prefetch.Store. It is safe for concurrent use. It connects when it is first used, and
@@ -55,6 +62,7 @@ type Store struct {
 	cfg    Config
 	client *containerd.Client
 	cri    runtimeapi.ImageServiceClient
+	idle   time.Duration
 }
 
 var _ prefetch.Store = (*Store)(nil)
@@ -67,6 +75,7 @@ func New(cfg Config) (*Store, error) {
 	cfg.Namespace = cmp.Or(cfg.Namespace, DefaultNamespace)
 	cfg.Snapshotter = cmp.Or(cfg.Snapshotter, DefaultSnapshotter)
 	cfg.Owner = cmp.Or(cfg.Owner, DefaultOwner)
+	cfg.MaxResume = cmp.Or(cfg.MaxResume, DefaultMaxResume)
 	client, err := containerd.New(cfg.Address, containerd.WithDefaultNamespace(cfg.Namespace))
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd at %s: %w", cfg.Address, err)
@@ -76,7 +85,7 @@ func New(cfg Config) (*Store, error) {
 		client.Close()
 		return nil, fmt.Errorf("connect to containerd at %s: its client has no gRPC connection", cfg.Address)
 	}
-	return &Store{cfg: cfg, client: client, cri: runtimeapi.NewImageServiceClient(conn)}, nil
+	return &Store{cfg: cfg, client: client, cri: runtimeapi.NewImageServiceClient(conn), idle: idle}, nil
 }
 
 // Close ends the connection.
@@ -165,8 +174,11 @@ func (s *Store) lookAtContent(ctx context.Context, q prefetch.Query, st *prefetc
 
 // readDocument reads a small JSON blob; false means that it is not in the store.
 func (s *Store) readDocument(ctx context.Context, dgst digest.Digest, doc *document) (bool, error) {
-	if dgst.Validate() != nil {
+	if dgst == "" {
 		return false, nil
+	}
+	if err := dgst.Validate(); err != nil {
+		return false, fmt.Errorf("digest %q: %w", dgst, err)
 	}
 	data, err := s.read(ctx, dgst, maxMetadata)
 	if errdefs.IsNotFound(err) {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"go.uber.org/goleak"
 
 	"github.com/hotplate-dev/hotplate/hack/rig"
 	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
@@ -15,8 +14,6 @@ import (
 	"github.com/hotplate-dev/hotplate/prefetch/prefetchtest"
 	"github.com/hotplate-dev/hotplate/prefetch/store"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // forEachLine runs a test on a daemon of every line that is asked for.
 func forEachLine(t *testing.T, test func(t *testing.T, d *rig.Containerd)) {

@@ -1,0 +1,362 @@
+//go:build e2e
+
+package store_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hotplate-dev/hotplate/hack/rig"
+	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
+	"github.com/hotplate-dev/hotplate/prefetch"
+	"github.com/hotplate-dev/hotplate/prefetch/prefetchtest"
+	"github.com/hotplate-dev/hotplate/prefetch/store"
+)
+
+// inK8s is the context of CRI's namespace.
+func inK8s(t *testing.T) context.Context {
+	return namespaces.WithNamespace(t.Context(), store.DefaultNamespace)
+}
+
+// TestThroughCertsD is the whole way on real parts: a registry with TLS from a private CA and passwords, images below a
+// project, a hosts directory, credentials.
+func TestThroughCertsD(t *testing.T) {
+	ca := rigtest.CA(t)
+	cert, key, err := ca.Issue("127.0.0.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg := rigtest.Registry(t, rig.RegistryConfig{CertPEM: cert, KeyPEM: key, Users: map[string]string{"robot": "right"}})
+	img, err := rig.BuildModelImage(rig.ModelSpec{Seed: 1, RawSize: 40 << 20, ShardSize: 8 << 20, GzipLayers: 2, GzipSize: 4 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := rig.Push(t.Context(), reg.Host()+"/project/models/m:v1", img,
+		rig.PushOptions{CA: ca.PEM(), Username: "robot", Password: "right"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hosts := t.TempDir()
+	rigtest.Mirror{Host: "registry.invalid", URL: reg.URL(), Path: "project", CA: ca.PEM()}.Write(t, hosts)
+	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
+		password := "wrong"
+		creds := func(host string) (string, string, error) {
+			if host != reg.Host() {
+				return "", "", fmt.Errorf("credentials for %s were asked for", host)
+			}
+			return "robot", password, nil
+		}
+		p, err := prefetch.New(prefetch.Config{
+			Hosts: prefetch.Hosts(hosts, creds), Store: storeOf(d)(t), Log: prefetchtest.Logger(t),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := prefetch.Image{Ref: "registry.invalid/models/m:v1", Aliases: []string{"m:latest"}, Pin: true}
+		_, err = p.Ensure(t.Context(), want, nil)
+		if err == nil || !strings.Contains(err.Error(), "check the credentials for "+reg.Host()) || strings.Contains(err.Error(), password) {
+			t.Errorf("wrong credentials: %v", err)
+		}
+		password = "right"
+		res, err := p.Ensure(t.Context(), want, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.Digest != manifest || res.Pinned != res.PinSupported {
+			t.Errorf("%+v, want digest %s", res, manifest)
+		}
+		status, err := rigtest.CRI(t, d).ImageStatus(t.Context(), "m:latest")
+		if err != nil || status.GetId() != res.ConfigDigest || status.GetPinned() != res.Pinned {
+			t.Errorf("CRI says %v, %v", status, err)
+		}
+		checkNothingLeft(t, d)
+	})
+}
+
+// daemonFor starts a daemon that reads a certs.d in which reg is a mirror of registry.invalid.
+func daemonFor(t *testing.T, line string, reg *prefetchtest.Registry) *rig.Containerd {
+	t.Helper()
+	hosts := t.TempDir()
+	dir := filepath.Join(hosts, "registry.invalid")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	toml := fmt.Sprintf("server = %[1]q\n[host.%[1]q]\ncapabilities = [\"pull\", \"resolve\"]\n", reg.URL())
+	if err := os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(toml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return rigtest.Containerd(t, rig.ContainerdConfig{Line: line, HostsDir: hosts})
+}
+
+// trace is what a pull leaves in containerd, as far as it does not depend on the time.
+type trace struct {
+	Images  map[string]images.Image
+	Content map[string]map[string]string // labels by digest
+}
+
+func traceOf(t *testing.T, c *client.Client) trace {
+	t.Helper()
+	out := trace{Images: map[string]images.Image{}, Content: map[string]map[string]string{}}
+	list, err := c.ImageService().List(inK8s(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, img := range list {
+		img.CreatedAt, img.UpdatedAt = time.Time{}, time.Time{}
+		out.Images[img.Name] = img
+	}
+	err = c.ContentStore().Walk(inK8s(t), func(info content.Info) error {
+		labels := maps.Clone(info.Labels)
+		maps.DeleteFunc(labels, func(k, _ string) bool { return k == "containerd.io/gc.root" })
+		out.Content[info.Digest.String()] = labels
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// TestLeavesWhatContainerdsOwnPullLeaves compares image records, labels and content with those of a pull by CRI of the
+// same image into another daemon of the same line.
+func TestLeavesWhatContainerdsOwnPullLeaves(t *testing.T) {
+	for _, line := range rigtest.Lines(t) {
+		for name, img := range map[string]*prefetchtest.Image{
+			"image": prefetchtest.Build(t, 1, 100_000, 50_000), "index": prefetchtest.BuildIndex(t, 2, 100_000, 50_000),
+		} {
+			t.Run(line+" "+name, func(t *testing.T) {
+				reg := prefetchtest.NewRegistry(t)
+				reg.Push(img, "models/m", "v1")
+				const ref = "registry.invalid/models/m:v1"
+				theirs, ours := daemonFor(t, line, reg), daemonFor(t, line, reg)
+				if _, err := rigtest.CRI(t, theirs).PullImage(t.Context(), ref, nil); err != nil {
+					t.Fatal(err)
+				}
+				p := prefetchtest.NewPrefetcher(t, storeOf(ours)(t), prefetchtest.Hosts(reg))
+				if _, err := p.Ensure(t.Context(), prefetch.Image{Ref: ref}, nil); err != nil {
+					t.Fatal(err)
+				}
+				want := traceOf(t, connect(t, theirs))
+				// CRI labels records that it did not make by an event, one after the other.
+				deadline := time.Now().Add(20 * time.Second)
+				for d := " "; d != ""; time.Sleep(10 * time.Millisecond) {
+					if d = cmp.Diff(want, traceOf(t, connect(t, ours))); d != "" && time.Now().After(deadline) {
+						t.Fatalf("we leave something else (-CRI +hotplate):\n%s", d)
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestTogetherWithThePullOfAPod holds a pull by CRI in the middle of a layer, begins ours, and lets go.
+func TestTogetherWithThePullOfAPod(t *testing.T) {
+	for _, line := range rigtest.Lines(t) {
+		t.Run(line, func(t *testing.T) {
+			reg := prefetchtest.NewRegistry(t)
+			img := prefetchtest.Build(t, 3, 300_000)
+			reg.Push(img, "models/m", "v1")
+			const ref = "registry.invalid/models/m:v1"
+			d := daemonFor(t, line, reg)
+			layer := prefetchtest.Blob(img.Layers[0].Digest.String())
+			arrived, release := make(chan struct{}), make(chan struct{})
+			reg.Script(prefetchtest.On(prefetchtest.Once(layer), func(a *prefetchtest.Answer) {
+				a.Hold = release
+				close(arrived)
+			}))
+			cri, pulled := rigtest.CRI(t, d), make(chan error, 1)
+			go func() {
+				_, err := cri.PullImage(t.Context(), ref, nil)
+				pulled <- err
+			}()
+			<-arrived
+			p := prefetchtest.NewPrefetcher(t, storeOf(d)(t), prefetchtest.Hosts(reg))
+			var pr prefetch.Progress
+			ensured := make(chan error, 1)
+			go func() {
+				_, err := p.Ensure(t.Context(), prefetch.Image{Ref: ref, Pin: true}, &pr)
+				ensured <- err
+			}()
+			waiting := func() bool {
+				l := pr.Snapshot().Layers
+				return len(l) > 0 && strings.Contains(l[0].WaitingFor, "another pull")
+			}
+			for deadline := time.Now().Add(20 * time.Second); !waiting(); time.Sleep(5 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("ours does not wait: %+v", pr.Snapshot())
+				}
+			}
+			close(release)
+			if err := <-pulled; err != nil {
+				t.Errorf("the pull by CRI: %v", err)
+			}
+			if err := <-ensured; err != nil {
+				t.Errorf("ours: %v", err)
+			}
+			asked := 0
+			for _, r := range reg.Requests() {
+				if r.Method == http.MethodGet && strings.HasSuffix(r.Path, img.Layers[0].Digest.String()) {
+					asked++
+				}
+			}
+			if asked != 1 {
+				t.Errorf("the layer was asked for %d times", asked)
+			}
+		})
+	}
+}
+
+// TestAPullByCRIAfterwardsFetchesNothing also shows that the pin survives it.
+func TestAPullByCRIAfterwardsFetchesNothing(t *testing.T) {
+	for _, line := range rigtest.Lines(t) {
+		t.Run(line, func(t *testing.T) {
+			reg := prefetchtest.NewRegistry(t)
+			reg.Push(prefetchtest.Build(t, 4, 300_000), "models/m", "v1")
+			d := daemonFor(t, line, reg)
+			want := prefetch.Image{Ref: "registry.invalid/models/m:v1", Pin: true}
+			p := prefetchtest.NewPrefetcher(t, storeOf(d)(t), prefetchtest.Hosts(reg))
+			res, err := p.Ensure(t.Context(), want, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			reg.Reset()
+			if _, err := rigtest.CRI(t, d).PullImage(t.Context(), want.Ref, nil); err != nil {
+				t.Fatal(err)
+			}
+			if n := len(reg.Requests()); n != 1 {
+				t.Errorf("%d requests: %+v", n, reg.Requests())
+			}
+			if _, ok, err := p.Check(t.Context(), want, res.Digest); !ok || err != nil {
+				t.Errorf("Check says %v, %v", ok, err)
+			}
+		})
+	}
+}
+
+func TestAPinOfSomeoneElseIsLeft(t *testing.T) {
+	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
+		reg := prefetchtest.NewRegistry(t)
+		img := prefetchtest.Build(t, 5, 1000)
+		want := prefetch.Image{Ref: reg.Push(img, "models/m", "v1")}
+		p := prefetchtest.NewPrefetcher(t, storeOf(d)(t), prefetchtest.Hosts(reg))
+		res, err := p.Ensure(t.Context(), want, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !res.PinSupported {
+			return
+		}
+		const label = "io.cri-containerd.pinned"
+		service := connect(t, d).ImageService()
+		_, err = service.Update(inK8s(t), images.Image{
+			Name: res.ConfigDigest, Labels: map[string]string{label: "pinned"},
+		}, "labels."+label)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want.Pin = true
+		if _, err := p.Ensure(t.Context(), want, nil); err != nil {
+			t.Fatal(err)
+		}
+		if pins, err := p.Pins(t.Context()); err != nil || len(pins) > 0 {
+			t.Errorf("their pin is taken for ours: %v, %v", pins, err)
+		}
+		if err := p.Unpin(t.Context(), res.ConfigDigest); err != nil {
+			t.Fatal(err)
+		}
+		record, err := service.Get(inK8s(t), res.ConfigDigest)
+		if err != nil || record.Labels[label] != "pinned" {
+			t.Errorf("their pin is gone: %v, %v", record.Labels, err)
+		}
+	})
+}
+
+func TestALargePartialLayerIsFetchedAnew(t *testing.T) {
+	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
+		s, err := store.New(store.Config{Address: d.Address(), Log: prefetchtest.Logger(t), MaxResume: 1000})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		layer := prefetchtest.Build(t, 6, 100_000).Layers[0]
+		session, err := s.Open(t.Context(), "large")
+		if err != nil {
+			t.Fatal(err)
+		}
+		open := func() int64 {
+			t.Helper()
+			w, err := session.Blob(t.Context(), layer, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.Close()
+			offset := w.Offset()
+			if _, err := w.Write(make([]byte, 700)); err != nil {
+				t.Fatal(err)
+			}
+			return offset
+		}
+		s.SetIdle(time.Hour)
+		if first, second := open(), open(); first != 0 || second != 700 {
+			t.Errorf("a small one was opened at %d and %d", first, second)
+		}
+		// Now it is too large, and so fresh that someone may be writing it.
+		ctx, cancel := context.WithCancel(t.Context())
+		if _, err := session.Blob(ctx, layer, cancel); err == nil {
+			t.Error("a fresh large one was opened")
+		}
+		s.SetIdle(0)
+		if got := open(); got != 0 {
+			t.Errorf("a large one was opened at %d", got)
+		}
+		if err := session.Close(t.Context(), false); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestARestartOfContainerdLosesNothing restarts the daemon in the middle of a layer.
+func TestARestartOfContainerdLosesNothing(t *testing.T) {
+	for _, line := range rigtest.Lines(t) {
+		t.Run(line, func(t *testing.T) {
+			reg := prefetchtest.NewRegistry(t)
+			img := prefetchtest.Build(t, 7, 20*prefetchtest.Chunk)
+			want := prefetch.Image{Ref: reg.Push(img, "models/m", "v1"), Pin: true}
+			d := rigtest.Containerd(t, rig.ContainerdConfig{Line: line})
+			p := prefetchtest.NewPrefetcher(t, storeOf(d)(t), prefetchtest.Hosts(reg))
+			arrived, release := make(chan struct{}), make(chan struct{})
+			reg.Script(prefetchtest.On(prefetchtest.Once(func(r *http.Request, n int) bool {
+				return n > 10 && prefetchtest.Layers(r, n)
+			}), func(a *prefetchtest.Answer) { a.Hold = release; close(arrived) }))
+			ensured := make(chan error, 1)
+			go func() {
+				_, err := p.Ensure(t.Context(), want, nil)
+				ensured <- err
+			}()
+			<-arrived
+			if err := d.Restart(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			close(release)
+			first := <-ensured // an error is no fault here; the next issue makes it a pause
+			res, err := p.Ensure(t.Context(), want, nil)
+			if err != nil || res.Digest != img.Manifest.Digest.String() {
+				t.Errorf("after %v: %+v, %v", first, res, err)
+			}
+			checkNothingLeft(t, d)
+		})
+	}
+}
