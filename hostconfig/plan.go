@@ -25,7 +25,8 @@ const (
 	// keeps it for uninstall. OldFiles are its entries.
 	SetAside Op = "set aside"
 	// RemoveDir removes a host directory of ours and the files OldFiles in it. It holds nothing else; a thing that
-	// came since must be left, and its directory too.
+	// came since must be left, and its directory too. The fingerprint of a file that is gone already is "", and the
+	// directory may be gone as well: then they only have to leave the manifest.
 	RemoveDir Op = "remove directory"
 	// RemoveFile removes one file of ours and leaves the directory, which holds other people's files. Old is "" when
 	// there is nothing to remove and the path only has to leave the manifest; the directory may then be a symlink.
