@@ -317,7 +317,9 @@ type output struct {
 // run runs one of the programs to its end.
 func (n *node) run(name string, args ...string) output {
 	n.t.Helper()
-	cmd := exec.CommandContext(n.t.Context(), filepath.Join(bin, name), args...)
+	ctx, cancel := context.WithTimeout(n.t.Context(), waitLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, name), args...)
 	var out, errs strings.Builder
 	cmd.Stdout, cmd.Stderr, cmd.Env = &out, &errs, n.environ()
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
