@@ -54,7 +54,9 @@ func TestRandomHistoriesEndAsWantedAndUninstallToTheForeignTree(t *testing.T) {
 	}
 }
 
-func (w *world) note(format string, args ...any) { w.history = append(w.history, fmt.Sprintf(format, args...)) }
+func (w *world) note(format string, args ...any) {
+	w.history = append(w.history, fmt.Sprintf(format, args...))
+}
 
 // put writes a foreign file, at a time of its own.
 func (w *world) put(p, data string) {
@@ -241,7 +243,7 @@ func (w *world) finish() {
 	if got := names(snapshot(w.t, filepath.Join(w.hosts, hostconfig.SharedDir))); got["tmp"] {
 		w.t.Errorf("temporary files are left: %v", got)
 	}
-	w.rig.uninstall(w.running())
+	w.uninstall(w.running())
 	w.close(w.h)
 	got := map[string]string{}
 	walk(w.t, w.hosts, func(p string, info fs.FileInfo) {
