@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -152,7 +153,7 @@ func TestPrefetch(t *testing.T, newStore func(testing.TB) prefetch.Store) {
 			if len(c.sizes) == 0 {
 				c.sizes = []int{layerSize}
 			}
-			testFault(t, c, newStore(t), Build(t, uint64(100+i), c.sizes...))
+			testFault(t, c, newStore(t), fmt.Sprintf("models/case-%d", i), Build(t, uint64(100+i), c.sizes...))
 		})
 	}
 	t.Run("an image is ready under all its names and asked for once", func(t *testing.T) { testReady(t, newStore(t)) })
@@ -166,13 +167,13 @@ func TestPrefetch(t *testing.T, newStore func(testing.TB) prefetch.Store) {
 	t.Run("pins are ours to remove", func(t *testing.T) { testPins(t, newStore(t)) })
 }
 
-func testFault(t *testing.T, c faultCase, store prefetch.Store, img *Image) {
+func testFault(t *testing.T, c faultCase, store prefetch.Store, repository string, img *Image) {
 	var regs []*Registry
 	var ref string
 	for i, s := range c.scripts {
 		r := NewRegistry(t)
 		r.Script(s)
-		if got := r.Push(img, "models/m", "v1"); i == 0 {
+		if got := r.Push(img, repository, "v1"); i == 0 {
 			ref = got
 		}
 		regs = append(regs, r)

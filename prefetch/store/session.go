@@ -118,12 +118,8 @@ func (s *session) openWriter(ctx context.Context, ref string, desc ocispec.Descr
 			waiting()
 			told = true
 		}
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return nil, context.Cause(ctx)
+		if err := sleep(ctx, wait); err != nil {
+			return nil, err
 		}
 	}
 }
@@ -148,10 +144,7 @@ func (s *session) discardLarge(ctx context.Context, ref string) (busy bool, err 
 	}
 	s.store.cfg.Log.Info("partial layer is too large to be continued without stalling containerd, fetching it anew",
 		"ref", ref, "bytes", st.Offset)
-	if err := s.store.content().Abort(ctx, ref); err != nil && !errdefs.IsNotFound(err) {
-		return false, fmt.Errorf("abort ingest %s: %w", ref, err)
-	}
-	return false, nil
+	return false, s.store.abort(ctx, ref)
 }
 
 // Link implements prefetch.Session, with the labels that containerd's own pull sets (client/pull.go, fetch, 2.4.2).

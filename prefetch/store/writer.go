@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
@@ -58,7 +59,7 @@ func (b *blobWriter) Commit(ctx context.Context) error {
 		return nil
 	case errdefs.IsFailedPrecondition(err):
 		// containerd keeps the ingest, and a later pull of anyone would continue it.
-		if aerr := b.store.content().Abort(b.store.in(ctx), b.ref); aerr != nil && !errdefs.IsNotFound(aerr) {
+		if aerr := b.store.abort(ctx, b.ref); aerr != nil {
 			b.store.cfg.Log.Warn("ingest with wrong content was not removed", "ref", b.ref, "error", aerr)
 		}
 		return fmt.Errorf("%w: %w", prefetch.ErrDigest, err)
@@ -69,4 +70,33 @@ func (b *blobWriter) Commit(ctx context.Context) error {
 func (b *blobWriter) Close() error {
 	defer b.cancel()
 	return b.w.Close()
+}
+
+// abort removes an ingest. Right after a stream was closed, containerd may still be writing a time stamp into the
+// ingest's directory and then fails to remove it, so it is asked again.
+func (s *Store) abort(ctx context.Context, ref string) error {
+	for wait := firstWait; ; wait *= 2 {
+		err := s.content().Abort(s.in(ctx), ref)
+		switch {
+		case err == nil, errdefs.IsNotFound(err):
+			return nil
+		case wait > longestWait:
+			return fmt.Errorf("abort ingest %s: %w", ref, err)
+		}
+		if err := sleep(ctx, wait); err != nil {
+			return err
+		}
+	}
+}
+
+// sleep waits, or returns why the context ended.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
