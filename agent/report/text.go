@@ -31,8 +31,12 @@ func (r NodeReport) Text(now time.Time) string {
 	}
 	fmt.Fprintf(&b, "%s: %s\n", node, ready)
 	fmt.Fprintf(&b, "config %s from %s\n", short(r.Config.Hash), r.Config.Source)
+	rejected := "REJECTED, the last good config stays in force"
+	if r.Config.Hash == "" {
+		rejected = "REJECTED, and no earlier config is in force"
+	}
 	for _, f := range r.Config.Rejected {
-		fmt.Fprintf(&b, "  REJECTED, the last good config stays in force: %s\n", plain(f))
+		fmt.Fprintf(&b, "  %s: %s\n", rejected, plain(f))
 	}
 	fmt.Fprintf(&b, "containerd %s at %s, hosts directory %s\n", orUnknown(r.Containerd.Version), r.Containerd.Address,
 		r.Containerd.HostsDir)
@@ -116,15 +120,19 @@ func writeTable(b *strings.Builder, rows [][]string) {
 	if len(rows) < 2 {
 		return
 	}
-	b.WriteByte('\n')
-	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	var table strings.Builder
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
 		for i := range row {
 			row[i] = plain(row[i])
 		}
-		fmt.Fprintln(w, strings.TrimRight(strings.Join(row, "\t"), "\t"))
+		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
 	w.Flush()
+	b.WriteByte('\n')
+	for line := range strings.Lines(table.String()) {
+		b.WriteString(strings.TrimRight(line, " \n") + "\n")
+	}
 }
 
 // plain is s on one line and without what a terminal would obey: messages hold what registries answered.
