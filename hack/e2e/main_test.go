@@ -58,7 +58,7 @@ func run(m *testing.M) (code int, err error) {
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	ctx := context.Background()
 	bin = filepath.Join(dir, "bin")
-	if err := build(ctx); err != nil {
+	if err := buildPrograms(ctx); err != nil {
 		return 1, err
 	}
 	for name, b := range map[string]*backend{"harbor": &harbor, "upstream": &upstream} {
@@ -81,8 +81,8 @@ func isSet(name string) (set bool) {
 	return set
 }
 
-// build builds the programs as they are shipped.
-func build(ctx context.Context) error {
+// buildPrograms builds the programs as they are shipped.
+func buildPrograms(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-X main.version=e2e", "-o", bin+"/",
 		"github.com/hotplate-dev/hotplate/cmd/...")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

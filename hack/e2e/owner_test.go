@@ -58,6 +58,13 @@ func tree(t *testing.T, dir string) map[string]string {
 	return out
 }
 
+func sameTree(t *testing.T, before, after map[string]string) {
+	t.Helper()
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("the hosts directory is not as it was (-was +is):\n%s", diff)
+	}
+}
+
 // foreign puts host directories of somebody else into the hosts directory, with old times and odd modes.
 func (n *node) foreign(files map[string]string) {
 	n.t.Helper()
@@ -125,9 +132,7 @@ func TestConflictAndAdoption(t *testing.T) {
 
 		n.stop()
 		n.uninstall()
-		if diff := cmp.Diff(before, tree(t, n.hosts())); diff != "" {
-			t.Errorf("after uninstall the hosts directory is not as it was (-was +is):\n%s", diff)
-		}
+		sameTree(t, before, tree(t, n.hosts()))
 		row.saw("uninstalled: %d entries as before in content, mode and time", len(before))
 	})
 }
@@ -151,9 +156,7 @@ func TestUninstallLeavesNothing(t *testing.T) {
 			t.Error("ending the agent changed the hosts directory: it must only do that at uninstall")
 		}
 		n.uninstall()
-		if diff := cmp.Diff(before, tree(t, n.hosts())); diff != "" {
-			t.Errorf("after uninstall the hosts directory is not as it was (-was +is):\n%s", diff)
-		}
+		sameTree(t, before, tree(t, n.hosts()))
 		status, err := n.cri.ImageStatus(t.Context(), img.under(up.Host()))
 		if err != nil {
 			t.Fatal(err)

@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -81,10 +82,22 @@ func (s *site) blobs() int {
 	return n
 }
 
+// otherBlobs are the paths of requests for blobs that the image does not have.
+func (s *site) otherBlobs(img image) (paths []string) {
+	for _, r := range s.Requests() {
+		_, digest, ok := strings.Cut(r.Path, "/blobs/")
+		isLayer := slices.ContainsFunc(img.layers, func(l v1.Hash) bool { return l.String() == digest })
+		if ok && digest != img.id && !isLayer {
+			paths = append(paths, r.Path)
+		}
+	}
+	return paths
+}
+
 // image is an image in a registry.
 type image struct {
 	repo, tag string
-	digest    string // of its manifest
+	digest    string // of its manifest or index
 	id        string // the digest of its config: CRI's image ID
 	layers    []v1.Hash
 }
@@ -109,43 +122,73 @@ func chunky() config.Prefetch { return config.Prefetch{MaxParallel: 8, Memory: 1
 // push puts a new image into the registry behind the site, not through its proxy.
 func (s *site) push(t *testing.T, spec rig.ModelSpec) image {
 	t.Helper()
-	n := seeds.Add(1)
-	spec.Seed = n
+	return s.put(t, build(t, spec), newName())
+}
+
+// newName is a name that no other image has.
+func newName() image { return image{repo: "team/model", tag: fmt.Sprintf("v%d", seeds.Add(1))} }
+
+// build makes an image that no other test has.
+func build(t *testing.T, spec rig.ModelSpec) v1.Image {
+	t.Helper()
+	spec.Seed = seeds.Add(1)
 	img, err := rig.BuildModelImage(spec)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s.pushAs(t, image{repo: "team/model", tag: fmt.Sprintf("v%d", n)}, img)
+	return img
 }
 
-// pushAs puts an image into the registry behind the site under the given name.
-func (s *site) pushAs(t *testing.T, as image, img v1.Image) image {
+// put puts an image into the registry behind the site under the given name, and returns the name with what the image is.
+func (s *site) put(t *testing.T, img v1.Image, as image) image {
 	t.Helper()
-	config, err := img.ConfigName()
+	as = describe(t, img, as)
+	var err error
+	if as.digest, err = rig.Push(t.Context(), as.under(s.inside()), img, s.login()); err != nil {
+		t.Fatal(err)
+	}
+	return as
+}
+
+// pushIndex puts an index of a new image for this machine and one for another into the registry behind the site.
+func (s *site) pushIndex(t *testing.T, spec rig.ModelSpec) image {
+	t.Helper()
+	ours := build(t, spec)
+	spec.Architecture = "s390x"
+	as := describe(t, ours, newName())
+	var err error
+	as.digest, err = rig.PushIndex(t.Context(), as.under(s.inside()), []v1.Image{build(t, spec), ours}, s.login())
 	if err != nil {
 		t.Fatal(err)
 	}
-	as.id = config.String()
+	return as
+}
+
+// inside is where the site's repositories are in the registry behind it.
+func (s *site) inside() string { return strings.TrimSuffix(s.backend.Host()+"/"+s.path, "/") }
+
+func (s *site) login() rig.PushOptions {
+	return rig.PushOptions{CA: s.backend.ca.PEM(), Username: user, Password: password}
+}
+
+// describe fills in what an image is.
+func describe(t *testing.T, img v1.Image, as image) image {
+	t.Helper()
+	id, err := img.ConfigName()
+	if err != nil {
+		t.Fatal(err)
+	}
 	layers, err := img.Layers()
 	if err != nil {
 		t.Fatal(err)
 	}
-	as.layers = nil
+	as.id, as.layers = id.String(), nil
 	for _, l := range layers {
 		d, err := l.Digest()
 		if err != nil {
 			t.Fatal(err)
 		}
 		as.layers = append(as.layers, d)
-	}
-	host := s.backend.Host()
-	if s.path != "" {
-		host += "/" + s.path
-	}
-	as.digest, err = rig.Push(t.Context(), as.under(host), img,
-		rig.PushOptions{CA: s.backend.ca.PEM(), Username: user, Password: password})
-	if err != nil {
-		t.Fatal(err)
 	}
 	return as
 }
