@@ -142,7 +142,9 @@ func (tx *transaction) add(s step) {
 }
 
 func (tx *transaction) leave(p, reason string) {
-	tx.receipt.Left = append(tx.receipt.Left, Left{Path: tx.h.path(p), Reason: reason})
+	l := Left{Path: tx.h.path(p), Reason: reason}
+	tx.receipt.Left = append(tx.receipt.Left, l)
+	tx.h.cfg.Log.Warn("left alone", "path", l.Path, "reason", l.Reason)
 }
 
 // run takes the steps. A failure does not keep other registries from getting their new directory, but nothing is taken

@@ -36,6 +36,12 @@ func TestMain(m *testing.M) {
 		applyForever(dir)
 		return
 	}
+	// containerd's loader copies the system's roots for every host that has a CA. Without them it loads faster.
+	for name, value := range map[string]string{"SSL_CERT_FILE": os.DevNull, "SSL_CERT_DIR": "/nonexistent"} {
+		if err := os.Setenv(name, value); err != nil {
+			panic(err)
+		}
+	}
 	goleak.VerifyTestMain(m)
 }
 
