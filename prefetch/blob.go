@@ -56,10 +56,10 @@ func (r *run) blob(ctx context.Context, desc ocispec.Descriptor) error {
 	var errs []error
 	mixed := w.Offset() > 0 // an earlier run's bytes, of a host that nobody remembers
 	for sources, i := r.repo.Sources(), 0; i < len(sources); {
-		src, last := sources[i], i == len(sources)-1
+		src, patient := sources[i], fetch.Patient(sources, i)
 		r.progress.layer(desc.Digest, func(l *Layer) { l.Phase, l.Host, l.Done = Fetching, src.Name(), w.Offset() })
 		from := w.Offset()
-		err := r.pour(ctx, src, last, desc, w)
+		err := r.pour(ctx, src, patient, desc, w)
 		if err == nil {
 			if err = w.Commit(ctx); err == nil {
 				return nil
@@ -116,24 +116,24 @@ func (r *run) open(ctx context.Context, desc ocispec.Descriptor) (BlobWriter, er
 }
 
 // pour brings everything from w.Offset() on from one host.
-func (r *run) pour(ctx context.Context, src *fetch.Source, last bool, desc ocispec.Descriptor, w BlobWriter) error {
+func (r *run) pour(ctx context.Context, src *fetch.Source, patient bool, desc ocispec.Descriptor, w BlobWriter) error {
 	onRetry := func(err error, wait time.Duration) {
 		r.progress.layer(desc.Digest, func(l *Layer) {
 			l.WaitingFor = fmt.Sprintf("next try in %s after: %v", wait.Round(time.Millisecond), err)
 		})
 	}
 	if desc.Size <= r.p.budget.chunk {
-		return r.chunks(ctx, src.Whole(last, onRetry), desc, w)
+		return r.chunks(ctx, src.Whole(patient, onRetry), desc, w)
 	}
 	if src.Ranges() {
-		err := r.chunks(ctx, src.Ranged(last, onRetry), desc, w)
+		err := r.chunks(ctx, src.Ranged(patient, onRetry), desc, w)
 		if !errors.Is(err, fetch.ErrRangeIgnored) {
 			return err
 		}
 		r.p.cfg.Log.Info("registry host does not honour ranges, fetching in one stream",
 			"host", src.Name(), "digest", desc.Digest, "cause", src.Failed("range", err))
 	}
-	return r.stream(ctx, src.Whole(last, onRetry), desc, w)
+	return r.stream(ctx, src.Whole(patient, onRetry), desc, w)
 }
 
 // part is one chunk on its way. It has its place in memory from the beginning.

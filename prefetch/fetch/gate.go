@@ -10,6 +10,9 @@ import (
 // maxHeld bounds how many hosts are remembered; redirects can name any number of them.
 const maxHeld = 1024
 
+// holdUnsaid is how long a host is left alone that answers 429 without Retry-After.
+const holdUnsaid = time.Second
+
 // gate keeps requests back from hosts that have asked to be left alone (429 or 503 with Retry-After). It holds for the
 // whole host, not only for the request that was refused, and also for the requests of containerd's resolver, which
 // retries a 429 at once (core/remotes/docker/resolver.go, retryRequest, 2.4.2).
@@ -77,7 +80,11 @@ func (t *gated) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d := retryAfter(resp, time.Now()); d > 0 {
+	d := retryAfter(resp, time.Now())
+	if d == 0 && resp.StatusCode == http.StatusTooManyRequests {
+		d = holdUnsaid
+	}
+	if d > 0 {
 		t.gate.hold(req.URL.Host, d)
 	}
 	return resp, nil

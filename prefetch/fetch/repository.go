@@ -142,7 +142,7 @@ func (r *Repository) Close() {
 	}
 }
 
-// Sources are the hosts in the order in which to ask them now: as configured, but those that could not be reached last.
+// Sources are the hosts in the order in which to ask them now: as configured, but those that did not answer last.
 func (r *Repository) Sources() []*Source {
 	out := slices.Clone(r.sources)
 	slices.SortStableFunc(out, func(a, b *Source) int {
@@ -151,11 +151,21 @@ func (r *Repository) Sources() []*Source {
 	return out
 }
 
+// Patient tells whether to be patient with sources[i]: it is the last of those that could be reached so far.
+func Patient(sources []*Source, i int) bool {
+	for _, s := range sources[i+1:] {
+		if s.down.Load() == 0 {
+			return false
+		}
+	}
+	return sources[i].down.Load() == 0 || i == len(sources)-1 && sources[0].down.Load() != 0
+}
+
 // each asks the sources in turn until one succeeds. The error tells what each of them said.
-func each(ctx context.Context, doing string, sources []*Source, ask func(s *Source, last bool) error) error {
+func each(ctx context.Context, doing string, sources []*Source, ask func(s *Source, patient bool) error) error {
 	var errs []error
 	for i, s := range sources {
-		err := ask(s, i == len(sources)-1)
+		err := ask(s, Patient(sources, i))
 		if err == nil {
 			return nil
 		}
@@ -175,8 +185,8 @@ func (r *Repository) Get(ctx context.Context, desc ocispec.Descriptor, limit int
 	}
 	var data []byte
 	doing := fmt.Sprintf("fetch %s of %s", desc.Digest, r.ref)
-	err := each(ctx, doing, r.Sources(), func(s *Source, last bool) error {
-		body, err := s.Whole(last, nil).FetchRange(ctx, Chunk{Blob: desc, Length: desc.Size})
+	err := each(ctx, doing, r.Sources(), func(s *Source, patient bool) error {
+		body, err := s.Whole(patient, nil).FetchRange(ctx, Chunk{Blob: desc, Length: desc.Size})
 		if err != nil {
 			return err
 		}
@@ -206,8 +216,8 @@ func (r *Repository) Resolve(ctx context.Context) (desc ocispec.Descriptor, host
 	if len(sources) == 0 {
 		return desc, "", fmt.Errorf("%s: none of the hosts may resolve tags: correct the capabilities in hosts.toml", doing)
 	}
-	err = each(ctx, doing, sources, func(s *Source, last bool) error {
-		return s.policy(last).do(ctx, s.noted(nil), func() (err error) {
+	err = each(ctx, doing, sources, func(s *Source, patient bool) error {
+		return s.policy(patient).do(ctx, s.noted(nil), func() (err error) {
 			desc, err = s.resolve(ctx, r.ref)
 			host = s.Name()
 			return err
@@ -220,7 +230,7 @@ func (r *Repository) Resolve(ctx context.Context) (desc ocispec.Descriptor, host
 type Source struct {
 	client *Client
 	at     *endpoint
-	// noRanges is set when the host has not honoured a range; down, as 1, when no connection came about.
+	// noRanges is set when the host has not honoured a range; down, as 1, when it did not answer after all retries.
 	noRanges atomic.Bool
 	down     atomic.Int32
 }
@@ -233,7 +243,7 @@ func (s *Source) Ranges() bool { return !s.noRanges.Load() }
 
 // Failed notes what err says about the host and returns it as a *HostError.
 func (s *Source) Failed(doing string, err error) error {
-	if unreachable(err) {
+	if unreachable(err) || transient(err) {
 		s.down.Store(1)
 	}
 	if errors.Is(err, ErrRangeIgnored) {
@@ -242,29 +252,29 @@ func (s *Source) Failed(doing string, err error) error {
 	return &HostError{Host: s.Name(), Doing: doing, Err: err}
 }
 
-// Ranged gets chunks by range requests, repeated as needed and bounded in number. With last there is no other host, so it
-// tries harder. onRetry, which may be nil, is told of each failure that will be followed by another try, and of the wait
+// Ranged gets chunks by range requests, repeated as needed and bounded in number: more often if patient, see Patient.
+// onRetry, which may be nil, is told of each failure that will be followed by another try, and of the wait
 // before it; it may be called concurrently.
-func (s *Source) Ranged(last bool, onRetry func(error, time.Duration)) RangeFetcher {
-	return s.chain(ranged{s.at}, last, onRetry)
+func (s *Source) Ranged(patient bool, onRetry func(error, time.Duration)) RangeFetcher {
+	return s.chain(ranged{s.at}, patient, onRetry)
 }
 
 // Whole gets chunks without range requests.
-func (s *Source) Whole(last bool, onRetry func(error, time.Duration)) RangeFetcher {
-	return s.chain(whole{s.at}, last, onRetry)
+func (s *Source) Whole(patient bool, onRetry func(error, time.Duration)) RangeFetcher {
+	return s.chain(whole{s.at}, patient, onRetry)
 }
 
-func (s *Source) chain(f RangeFetcher, last bool, onRetry func(error, time.Duration)) RangeFetcher {
+func (s *Source) chain(f RangeFetcher, patient bool, onRetry func(error, time.Duration)) RangeFetcher {
 	return &retrying{
 		next:    &limited{next: f, slots: s.client.slots},
-		policy:  s.policy(last),
+		policy:  s.policy(patient),
 		onRetry: s.noted(onRetry),
 	}
 }
 
-func (s *Source) policy(last bool) retryPolicy {
+func (s *Source) policy(patient bool) retryPolicy {
 	p := retryPolicy{tries: s.client.cfg.Tries, first: firstWait, longest: longestWait}
-	if !last {
+	if !patient {
 		p.tries, p.eager = min(p.tries, eagerTries), true
 	}
 	return p

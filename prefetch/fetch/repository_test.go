@@ -333,7 +333,14 @@ func TestAHostThatIsDownIsAskedLast(t *testing.T) {
 	if _, _, err := r.Resolve(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if first := r.Sources()[0].Name(); first != reg.Host() {
+	sources := r.Sources()
+	if first := sources[0].Name(); first != reg.Host() {
 		t.Errorf("%s is first", first)
+	}
+	if !fetch.Patient(sources, 0) || fetch.Patient(sources, 1) {
+		t.Error("patience is for the host that answers")
+	}
+	if err := sources[0].Failed("test", &fetch.StatusError{Code: 503}); err == nil || !fetch.Patient(sources, 1) {
+		t.Errorf("with all hosts down there is no patience: %v", err)
 	}
 }

@@ -275,6 +275,25 @@ func TestGateHoldsTheWholeHostAndNoOther(t *testing.T) {
 	})
 }
 
+func TestGateLeavesAHostAloneThatDoesNotSayForHowLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		rt := newGate(time.Minute).wrap(roundTripFunc(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: http.StatusTooManyRequests, Body: http.NoBody}, nil
+		}))
+		for range 3 {
+			resp, err := get(t, rt, "https://busy")
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+		}
+		if got, want := time.Since(start), 2*holdUnsaid; got != want {
+			t.Errorf("three requests took %s, want %s", got, want)
+		}
+	})
+}
+
 func TestGateLetsGoWhenTheRequestIsCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate(time.Hour)
