@@ -1,0 +1,139 @@
+package main
+
+import (
+	"bytes"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// program runs the program in this process and returns what it prints.
+func program(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	cmd := newCommand()
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	cmd.SetOut(&out)
+	cmd.SetErr(&out)
+	cmd.SetArgs(args)
+	err := cmd.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+// Scripts rely on these.
+func TestFlagsAndDefaults(t *testing.T) {
+	host := map[string]string{
+		"address": "/run/containerd/containerd.sock", "hosts-dir": "/etc/containerd/certs.d", "state-dir": "/var/lib/hotplate",
+		"snapshotter": "overlayfs", "log-level": "info", "log-format": "text",
+	}
+	own := map[string]string{"config": "/etc/hotplate/config.yaml", "once": "false", "node-name": "", "listen": "127.0.0.1:9464"}
+	flags := func(cmd *cobra.Command) map[string]string {
+		out := make(map[string]string)
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { out[f.Name] = f.DefValue })
+		return out
+	}
+	for name, value := range host {
+		own[name] = value
+	}
+	cmd := newCommand()
+	if diff := cmp.Diff(own, flags(cmd)); diff != "" {
+		t.Errorf("flags (-want +got):\n%s", diff)
+	}
+	uninstall, _, err := cmd.Find([]string{"uninstall"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(host, flags(uninstall)); diff != "" {
+		t.Errorf("flags of uninstall (-want +got):\n%s", diff)
+	}
+	if out, err := program(t, "--version"); err != nil || !strings.Contains(out, "hotplate-agent version "+version) {
+		t.Errorf("--version: %q, %v", out, err)
+	}
+}
+
+func TestWrongUse(t *testing.T) {
+	for arg, want := range map[string]string{
+		"--log-level=loud": `--log-level "loud"`, "--log-format=xml": `--log-format "xml"`, "--loud": "unknown flag", "pull": "unknown command",
+	} {
+		if _, err := program(t, arg); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", arg, err, want)
+		}
+		if !strings.HasPrefix(arg, "--") {
+			continue
+		}
+		if _, err := program(t, "uninstall", arg); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("uninstall %s: %v, want %s", arg, err, want)
+		}
+	}
+}
+
+// Without containerd, --once writes what it can, says what is wrong and fails; uninstall puts the directory back and says
+// what it could not do.
+func TestOnceAndUninstallWithoutContainerd(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	const doc = "apiVersion: hotplate.dev/v1alpha1\nregistries:\n- {host: harbor.example.com, tls: {skipVerify: true}}\n"
+	if err := os.WriteFile(path("config.yaml"), []byte(doc), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// A socket that nobody listens on, as a daemon leaves that died: for one that is not there, its client waits long.
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path("no.sock"), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	if err := os.Mkdir(path("certs.d"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	where := []string{"--address", path("no.sock"), "--hosts-dir", path("certs.d"), "--state-dir", path("state"), "--log-level=error"}
+
+	out, err := program(t, append([]string{"--once", "--config", path("config.yaml"), "--node-name=gpu-7"}, where...)...)
+	if err == nil || err.Error() != "the node is not Ready" {
+		t.Errorf("got %v", err)
+	}
+	for _, part := range []string{"gpu-7: not Ready", "ContainerdHealthy     False", "no.sock", "harbor.example.com  Applied"} {
+		if !strings.Contains(out, part) {
+			t.Errorf("the status has no %q:\n%s", part, out)
+		}
+	}
+	if _, err := os.Stat(path("certs.d/harbor.example.com/hosts.toml")); err != nil {
+		t.Error(err)
+	}
+
+	out, err = program(t, append([]string{"uninstall"}, where...)...)
+	if err == nil || !strings.Contains(err.Error(), "pins are left (is containerd away?") {
+		t.Errorf("got %v", err)
+	}
+	if !strings.Contains(out, "put back harbor.example.com\n") || strings.Contains(out, "uninstalled") {
+		t.Errorf("it says:\n%s", out)
+	}
+	var left []string
+	err = fs.WalkDir(os.DirFS(path("certs.d")), ".", func(p string, _ fs.DirEntry, err error) error {
+		left = append(left, p)
+		return err
+	})
+	if diff := cmp.Diff([]string{"."}, left); err != nil || diff != "" {
+		t.Errorf("%v; left in the hosts directory (-want +got):\n%s", err, diff)
+	}
+}
+
+func TestAStateDirectoryThatCannotBeUsed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := program(t, "--state-dir", file, "--hosts-dir", file, "--config", file); err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("a state directory that is a file: %v", err)
+	}
+}
