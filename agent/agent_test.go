@@ -67,16 +67,16 @@ func TestANodeBecomesReady(t *testing.T) {
 		if !r.Ready || len(r.Images) != 1 || r.Images[0].Phase != report.ImageReady {
 			t.Errorf("not Ready: %+v", r)
 		}
-		want := []report.Registry{{Host: "harbor.example.com", State: report.RegistryApplied}, {Host: "quay.io", State: report.RegistryApplied}}
+		want := []report.Registry{{Host: "harbor.example.com", State: report.RegistryApplied},
+			{Host: "quay.io", State: report.RegistryApplied}}
 		if diff := cmp.Diff(want, r.Registries); diff != "" {
 			t.Errorf("registries (-want +got):\n%s", diff)
 		}
 		if got := len(n.log.lines("node is Ready")); got != 1 {
 			t.Errorf("told %d times that the node is Ready", got)
 		}
-		opts := n.host.calls()[0].opts
-		if diff := cmp.Diff(apply.Options{Adopt: map[string]bool{"harbor.example.com": false, "quay.io": true}, Skip: map[string]bool{}},
-			opts); diff != "" {
+		opts := apply.Options{Adopt: map[string]bool{"harbor.example.com": false, "quay.io": true}, Skip: map[string]bool{}}
+		if diff := cmp.Diff(opts, n.host.calls()[0].opts); diff != "" {
 			t.Errorf("options of Apply (-want +got):\n%s", diff)
 		}
 		if err := n.stop(); err != nil {
@@ -437,8 +437,8 @@ func TestTheEndOfTheAgentIsNoFault(t *testing.T) {
 
 func TestNewSaysEverythingThatIsMissing(t *testing.T) {
 	_, err := New(Config{})
-	for _, name := range []string{"Version", "Address", "HostsDir", "StateDir", "Source", "SourceName", "Host", "Daemon", "Prober",
-		"NewPuller", "WatchHosts", "Log"} {
+	for _, name := range []string{"Version", "Address", "HostsDir", "StateDir", "Source", "SourceName", "Host", "Daemon",
+		"Prober", "NewPuller", "WatchHosts", "Log"} {
 		if err == nil || !strings.Contains(err.Error(), "agent: "+name+" is required") {
 			t.Errorf("%s is not asked for: %v", name, err)
 		}

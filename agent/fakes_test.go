@@ -267,7 +267,8 @@ type fakePuller struct {
 }
 
 func newFakePuller(t testing.TB) *fakePuller {
-	return &fakePuller{t: t, takes: time.Second, allowed: func() bool { return true }, fails: make(map[string]error), ready: make(map[string]string)}
+	return &fakePuller{t: t, takes: time.Second, allowed: func() bool { return true }, fails: make(map[string]error),
+		ready: make(map[string]string)}
 }
 
 func (p *fakePuller) Ensure(ctx context.Context, img prefetch.Image, pr *prefetch.Progress) (prefetch.Result, error) {
@@ -301,7 +302,8 @@ func (p *fakePuller) Ensure(ctx context.Context, img prefetch.Image, pr *prefetc
 
 // result is of an image that is ready. The caller holds mu.
 func (p *fakePuller) result(img prefetch.Image, fetched int64) prefetch.Result {
-	return prefetch.Result{Ref: img.Ref, Digest: p.ready[img.Ref], Pinned: img.Pin, BytesFetched: fetched, Duration: time.Second}
+	return prefetch.Result{Ref: img.Ref, Digest: p.ready[img.Ref], Pinned: img.Pin, BytesFetched: fetched,
+		Duration: time.Second}
 }
 
 func (p *fakePuller) Check(ctx context.Context, img prefetch.Image, digest string) (prefetch.Result, bool, error) {
@@ -374,9 +376,10 @@ type node struct {
 // newNode returns an agent that does not run yet, on a healthy daemon that obeys.
 func newNode(t testing.TB) *node {
 	t.Helper()
-	n := &node{t: t, dir: t.TempDir(), source: newFakeSource(t), host: newFakeHost(t), puller: newFakePuller(t), log: new(logged),
-		ended: make(chan error, 1)}
-	n.daemon = &fakeDaemon{t: t, info: daemon.Info{Version: "2.4.2", UUID: "u", PID: 7, ConfigPath: "/etc/containerd/certs.d"}}
+	n := &node{t: t, dir: t.TempDir(), source: newFakeSource(t), host: newFakeHost(t), puller: newFakePuller(t),
+		log: new(logged), ended: make(chan error, 1)}
+	n.daemon = &fakeDaemon{t: t, info: daemon.Info{Version: "2.4.2", UUID: "u", PID: 7,
+		ConfigPath: "/etc/containerd/certs.d"}}
 	n.prober = &fakeProber{t: t, host: n.host, verdict: probe.Verdict{Live: true, UserAgent: "containerd/2.4.2"}}
 	n.prober.touched = func() { n.hosts.wake() }
 	n.puller.allowed = n.host.written
@@ -404,7 +407,7 @@ func (n *node) config() Config {
 			n.logins = logins
 			return n.puller, nil
 		},
-		WatchHosts: func(ctx context.Context, changed func()) error {
+		WatchHosts: func(ctx context.Context, _ func()) error {
 			if n.watch != nil {
 				return n.watch
 			}
@@ -419,7 +422,11 @@ func (n *node) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	n.cancel = cancel
 	go func() { n.ended <- n.Run(ctx) }()
-	n.t.Cleanup(func() { n.stop() })
+	n.t.Cleanup(func() {
+		if err := n.stop(); err != nil {
+			n.t.Errorf("the agent ended with %v", err)
+		}
+	})
 }
 
 // stop ends the agent and waits for it.

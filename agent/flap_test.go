@@ -13,22 +13,24 @@ const (
 
 func TestFlaps(t *testing.T) {
 	start := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	type times []time.Duration // since start
+	const m, h = time.Minute, time.Hour
 	cases := map[string]struct {
-		changes []time.Duration // since start
+		changes times
 		look    time.Duration
 		want    string // in the message; empty for none
 	}{
 		"nothing was changed":                         {nil, 0, ""},
-		"two changes are no fight":                    {[]time.Duration{0, time.Minute}, time.Minute, ""},
-		"three within ten minutes are":                {[]time.Duration{0, time.Minute, 10 * time.Minute}, 10 * time.Minute, puppet},
-		"it is left alone for ten minutes":            {[]time.Duration{0, 1, 2}, 10*time.Minute + 1, puppet},
-		"and then not any more":                       {[]time.Duration{0, 1, 2}, 10*time.Minute + 2, ""},
-		"changes spread over more than the window":    {[]time.Duration{0, 6 * time.Minute, 12 * time.Minute, 18 * time.Minute}, 18 * time.Minute, ""},
-		"the oldest of four does not count":           {[]time.Duration{0, 9 * time.Minute, 11 * time.Minute}, 11 * time.Minute, ""},
-		"three of four within the window":             {[]time.Duration{0, 9 * time.Minute, 11 * time.Minute, 12 * time.Minute}, 12 * time.Minute, puppet},
-		"a second fight is left alone twice as long":  {[]time.Duration{0, 1, 2, 15 * time.Minute, 15 * time.Minute, 15 * time.Minute}, 34 * time.Minute, puppet},
-		"but not longer than that":                    {[]time.Duration{0, 1, 2, 15 * time.Minute, 15 * time.Minute, 15 * time.Minute}, 35 * time.Minute, ""},
-		"after a long peace it begins with ten again": {[]time.Duration{0, 1, 2, 3 * time.Hour, 3 * time.Hour, 3 * time.Hour}, 3*time.Hour + 10*time.Minute, ""},
+		"two changes are no fight":                    {times{0, m}, m, ""},
+		"three within ten minutes are":                {times{0, m, 10 * m}, 10 * m, puppet},
+		"it is left alone for ten minutes":            {times{0, 1, 2}, 10*m + 1, puppet},
+		"and then not any more":                       {times{0, 1, 2}, 10*m + 2, ""},
+		"changes spread over more than the window":    {times{0, 6 * m, 12 * m, 18 * m}, 18 * m, ""},
+		"the oldest of three does not count":          {times{0, 9 * m, 11 * m}, 11 * m, ""},
+		"three of four within the window":             {times{0, 9 * m, 11 * m, 12 * m}, 12 * m, puppet},
+		"a second fight is left alone twice as long":  {times{0, 1, 2, 15 * m, 15 * m, 15 * m}, 34 * m, puppet},
+		"but not longer than that":                    {times{0, 1, 2, 15 * m, 15 * m, 15 * m}, 35 * m, ""},
+		"after a long peace it begins with ten again": {times{0, 1, 2, 3 * h, 3 * h, 3 * h}, 3*h + 10*m, ""},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -71,8 +73,8 @@ func TestTheMessageOfAFlapSaysWhatToDo(t *testing.T) {
 	for range flapLimit {
 		f.saw(flapHost, puppet, now)
 	}
-	const want = `somebody else changed it 3 times within 10m0s: docker.io/hosts.toml says "Puppet"; left alone until 12:10:00; ` +
-		`stop that program from writing there, or take this registry out of the config`
+	const want = `somebody else changed it 3 times within 10m0s: docker.io/hosts.toml says "Puppet"; ` +
+		`left alone until 12:10:00; stop that program from writing there, or take this registry out of the config`
 	if got := f.message(flapHost, now); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

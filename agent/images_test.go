@@ -195,9 +195,9 @@ func TestAnImageThatIsTakenOutWhileItIsLookedAt(t *testing.T) {
 		w.wants(img("a", 0))
 		after(2 * time.Second)
 		w.puller.set(func(p *fakePuller) { p.broken = context.Canceled })
-		w.images.mu.Lock()
+		w.mu.Lock()
 		e := w.wanted[0]
-		w.images.mu.Unlock()
+		w.mu.Unlock()
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		w.work(ctx, e)
@@ -312,7 +312,8 @@ func TestWhatIsLeft(t *testing.T) {
 		"at the rate of the last ten seconds": {fetching, 25, "30s"},
 		"nothing came lately":                 {fetching, 0, "-"},
 		"it is not known yet":                 {prefetch.Snapshot{Phase: prefetch.Resolving}, 1, "-"},
-		"all is there":                        {prefetch.Snapshot{Phase: prefetch.Fetching, BytesDone: 9, BytesTotal: 9}, 9, "-"},
+		"all is there": {prefetch.Snapshot{Phase: prefetch.Fetching, BytesDone: 9, BytesTotal: 9},
+			9, "-"},
 	} {
 		if got := left(c.s, c.lately); got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
@@ -321,7 +322,8 @@ func TestWhatIsLeft(t *testing.T) {
 	if got := rate(3<<20, 2*time.Second); got != "1.5 MiB/s" {
 		t.Errorf("rate %s", got)
 	}
-	layers := prefetch.Snapshot{Layers: []prefetch.Layer{{WaitingFor: "memory"}, {}, {WaitingFor: "memory"}, {WaitingFor: "a slot"}}}
+	layers := prefetch.Snapshot{Layers: []prefetch.Layer{{WaitingFor: "memory"}, {}, {WaitingFor: "memory"},
+		{WaitingFor: "a slot"}}}
 	if got := waitingFor(layers); got != "memory; a slot" {
 		t.Errorf("waits for %q", got)
 	}
@@ -370,7 +372,8 @@ func TestAnImageIsReportedWithItsLayersWhileItIsPrepared(t *testing.T) {
 		Name: "llama", Ref: ref, Digest: built.Manifest.Digest.String(), Phase: report.ImageFetching,
 		BytesDone: built.Layers[0].Size, BytesTotal: built.Size(), Message: r.Message,
 		Layers: []report.Layer{
-			{Digest: built.Layers[0].Digest.String(), Phase: r.Layers[0].Phase, Size: built.Layers[0].Size, Done: built.Layers[0].Size},
+			{Digest: built.Layers[0].Digest.String(), Phase: r.Layers[0].Phase, Size: built.Layers[0].Size,
+				Done: built.Layers[0].Size},
 			{Digest: held, Phase: report.ImageFetching, Size: built.Layers[1].Size, WaitingFor: r.Layers[1].WaitingFor},
 		},
 	}
@@ -378,8 +381,8 @@ func TestAnImageIsReportedWithItsLayersWhileItIsPrepared(t *testing.T) {
 		t.Errorf("under way (-want +got):\n%s", diff)
 	}
 	got := im.report()[0]
-	want = report.Image{Name: "llama", Ref: ref, Digest: built.Manifest.Digest.String(), Phase: report.ImageReady, Pinned: true,
-		BytesDone: built.Size(), BytesTotal: built.Size()}
+	want = report.Image{Name: "llama", Ref: ref, Digest: built.Manifest.Digest.String(), Phase: report.ImageReady,
+		Pinned: true, BytesDone: built.Size(), BytesTotal: built.Size()}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("at the end (-want +got):\n%s", diff)
 	}

@@ -20,7 +20,8 @@ import (
 func TestAConflictIsOneRegistrys(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
 		n.host.set(func(h *fakeHost) {
-			h.conflicts = []hostconfig.Conflict{{Host: "quay.io", Path: "quay.io", Reason: "quay.io is a directory that hotplate did not write",
+			h.conflicts = []hostconfig.Conflict{{Host: "quay.io", Path: "quay.io",
+				Reason: "quay.io is a directory that hotplate did not write",
 				Action: "set adopt: true for this registry, or remove quay.io", Blocking: true}}
 		})
 		n.source.write(doc)
@@ -84,7 +85,8 @@ func TestAFightIsLeftAlone(t *testing.T) {
 			t.Errorf("skipped: %v; want quay.io alone", opts.Skip)
 		}
 		n.expect(report.RegistriesConfigured, "False", "NotAllApplied", "quay.io: Flapping: ", "Puppet", "left alone until")
-		if regs := n.Report().Registries; regs[0].State != report.RegistryApplied || regs[1].State != report.RegistryFlapping {
+		if regs := n.Report().Registries; regs[0].State != report.RegistryApplied ||
+			regs[1].State != report.RegistryFlapping {
 			t.Errorf("got %+v", regs)
 		}
 		n.log.reset()
@@ -147,12 +149,17 @@ func TestCompetitor(t *testing.T) {
 		drift hostconfig.Drift
 		want  string
 	}{
-		"it leaves its name": {hostconfig.Drift{Kind: hostconfig.Changed, Path: "p", Comment: "Managed by Ansible"}, `p says "Managed by Ansible"`},
-		"it leaves none":     {hostconfig.Drift{Kind: hostconfig.Changed, Path: "p"}, "p is written by a program that leaves no name in it"},
-		"it edits in place and leaves our mark": {hostconfig.Drift{Kind: hostconfig.Changed, Path: "p", Comment: strings.TrimPrefix(header, "# ")},
+		"it leaves its name": {hostconfig.Drift{Kind: hostconfig.Changed, Path: "p", Comment: "Managed by Ansible"},
+			`p says "Managed by Ansible"`},
+		"it leaves none": {hostconfig.Drift{Kind: hostconfig.Changed, Path: "p"},
 			"p is written by a program that leaves no name in it"},
-		"it removes the file": {hostconfig.Drift{Kind: hostconfig.Missing, Path: "p"}, "p is removed by a program that leaves no name"},
-		"it changes the mode": {hostconfig.Drift{Kind: hostconfig.WrongMode, Path: "p", Mode: 0o666, Comment: strings.TrimPrefix(header, "# ")},
+		"it edits in place and leaves our mark": {hostconfig.Drift{Kind: hostconfig.Changed, Path: "p",
+			Comment: strings.TrimPrefix(header, "# ")},
+			"p is written by a program that leaves no name in it"},
+		"it removes the file": {hostconfig.Drift{Kind: hostconfig.Missing, Path: "p"},
+			"p is removed by a program that leaves no name"},
+		"it changes the mode": {hostconfig.Drift{Kind: hostconfig.WrongMode, Path: "p", Mode: 0o666,
+			Comment: strings.TrimPrefix(header, "# ")},
 			"p is given the mode 0666 by a program that leaves no name"},
 	} {
 		if got := competitor(c.drift); got != c.want {
@@ -324,7 +331,8 @@ func TestWhyContainerdDoesNotObey(t *testing.T) {
 	} {
 		r := newReconciler(Config{HostsDir: "/etc/containerd/certs.d"}, nil, nil, nil)
 		r.process.ConfigPath = claimed
-		if got := r.notLive(probe.Verdict{Cause: "no such host"}); !strings.Contains(got, want) || !strings.Contains(got, "no such host") {
+		if got := r.notLive(probe.Verdict{Cause: "no such host"}); !strings.Contains(got, want) || !strings.Contains(got,
+			"no such host") {
 			t.Errorf("%q: %s; want %s", claimed, got, want)
 		}
 	}

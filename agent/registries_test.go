@@ -175,7 +175,8 @@ credentials:
 			t.Errorf("got %v; want %s in it", err, part)
 		}
 	}
-	unrendered := config.Snapshot{Config: &config.Config{Registries: []config.Registry{{Host: "../etc", Upstream: config.Allow}}}}
+	unrendered := config.Snapshot{Config: &config.Config{Registries: []config.Registry{{Host: "../etc",
+		Upstream: config.Allow}}}}
 	if _, err := Registries(unrendered); err == nil || !strings.Contains(err.Error(), "../etc") {
 		t.Errorf("got %v, want what Render says of the host", err)
 	}

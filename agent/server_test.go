@@ -102,7 +102,8 @@ func TestHealthz(t *testing.T) {
 			t.Errorf("a pause is no standstill: %d %s", code, body)
 		}
 		after(idleInterval + time.Second)
-		if code, body := scrape(t, h, "/healthz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "no pass") {
+		if code, body := scrape(t, h, "/healthz"); code != http.StatusServiceUnavailable || !strings.Contains(body,
+			"no pass") {
 			t.Errorf("nothing turns any more, and it says %d %s", code, body)
 		}
 	})
@@ -175,7 +176,8 @@ func (n *node) serve() (address string, stop func() error) {
 // get asks over the status socket, or over TCP with an empty one.
 func get(t *testing.T, socket, url string) []byte {
 	t.Helper()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context,
+		network, addr string) (net.Conn, error) {
 		if socket != "" {
 			network, addr = "unix", socket
 		}
@@ -237,7 +239,8 @@ func TestServeSaysWhatIsInItsWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if err := n.Serve(t.Context(), l.Addr().String()); err == nil || !strings.Contains(err.Error(), "choose another --listen") {
+	if err := n.Serve(t.Context(), l.Addr().String()); err == nil || !strings.Contains(err.Error(),
+		"choose another --listen") {
 		t.Errorf("the port is taken: %v", err)
 	}
 	if err := os.MkdirAll(filepath.Join(n.dir, SocketName, "sub"), 0o700); err != nil {

@@ -143,8 +143,10 @@ func TestTwoRegistriesMayReachOneMirrorWithDifferentCAs(t *testing.T) {
 	first, second, next := hostconfigtest.CA(1), hostconfigtest.CA(2), hostconfigtest.CA(3)
 	regs := func(a, b certs.Bundle) []hostconfig.Registry {
 		return []hostconfig.Registry{
-			{Host: "a.example.com", Upstream: hostconfig.Deny, Mirrors: []hostconfig.Mirror{{URL: mirror, TLS: hostconfig.TLS{CA: a}}}},
-			{Host: "b.example.com", Upstream: hostconfig.Deny, Mirrors: []hostconfig.Mirror{{URL: mirror, TLS: hostconfig.TLS{CA: b}}}},
+			{Host: "a.example.com", Upstream: hostconfig.Deny, Mirrors: []hostconfig.Mirror{{URL: mirror,
+				TLS: hostconfig.TLS{CA: a}}}},
+			{Host: "b.example.com", Upstream: hostconfig.Deny, Mirrors: []hostconfig.Mirror{{URL: mirror,
+				TLS: hostconfig.TLS{CA: b}}}},
 		}
 	}
 	tr := trustIn(t)

@@ -121,7 +121,8 @@ func TestMirrorsAreLoggedWhenTheyChange(t *testing.T) {
 		r.Registries = []report.Registry{{Host: "a.example.com"}, {Host: "b.example.com"}}
 	})
 	before := v.Report()
-	seen := map[string][]report.Mirror{"a.example.com": {{URL: "https://m.example.com", Reachable: true, Message: "200 OK"}}}
+	seen := map[string][]report.Mirror{"a.example.com": {{URL: "https://m.example.com", Reachable: true,
+		Message: "200 OK"}}}
 	v.mirrors(seen)
 	v.mirrors(seen)
 	if got := log.lines("msg=mirror", "level=INFO"); len(got) != 1 {

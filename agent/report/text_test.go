@@ -1,4 +1,4 @@
-package report_test
+package report
 
 import (
 	"encoding/json"
@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -20,41 +18,45 @@ var now = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
 func since(d time.Duration) time.Time { return now.Add(-d) }
 
-func reports() map[string]report.NodeReport {
-	conditions := []report.Condition{
-		{Type: report.ConfigValid, Status: report.True, Reason: "Accepted", LastTransitionTime: since(time.Hour)},
-		{Type: report.HostsLive, Status: report.True, Reason: "Live", Message: "live, no restart needed", LastTransitionTime: since(90 * time.Second)},
-		{Type: report.ImagesReady, Status: report.Unknown, Reason: "Starting"},
+func reports() map[string]NodeReport {
+	conditions := []Condition{
+		{Type: ConfigValid, Status: True, Reason: "Accepted", LastTransitionTime: since(time.Hour)},
+		{Type: HostsLive, Status: True, Reason: "Live", Message: "live, no restart needed",
+			LastTransitionTime: since(90 * time.Second)},
+		{Type: ImagesReady, Status: Unknown, Reason: "Starting"},
 	}
-	return map[string]report.NodeReport{
+	return map[string]NodeReport{
 		"empty": {},
 		"ready": {
 			Node: "gpu-7", AgentVersion: "v1", Ready: true, Time: now,
-			Config: report.ConfigStatus{Source: "/etc/hotplate/config.yaml", Hash: strings.Repeat("ab", 32)},
-			Containerd: report.Containerd{Address: "/run/containerd/containerd.sock", Version: "2.4.2", HostsDir: "/etc/containerd/certs.d",
-				Proxy: report.Proxy{HTTPS: "http://proxy.example.com:3128", No: ".example.com"}},
-			AgentProxy: report.Proxy{HTTPS: "http://proxy.example.com:3128", No: ".example.com"},
+			Config: ConfigStatus{Source: "/etc/hotplate/config.yaml", Hash: strings.Repeat("ab", 32)},
+			Containerd: Containerd{Address: "/run/containerd/containerd.sock", Version: "2.4.2",
+				HostsDir: "/etc/containerd/certs.d",
+				Proxy:    Proxy{HTTPS: "http://proxy.example.com:3128", No: ".example.com"}},
+			AgentProxy: Proxy{HTTPS: "http://proxy.example.com:3128", No: ".example.com"},
 			Conditions: conditions,
-			Registries: []report.Registry{{Host: "docker.io", State: report.RegistryApplied, Mirrors: []report.Mirror{
+			Registries: []Registry{{Host: "docker.io", State: RegistryApplied, Mirrors: []Mirror{
 				{URL: "https://harbor.example.com/hub", Reachable: true, Message: "401 Unauthorized", Overlap: true},
 				{URL: "https://backup.example.com", Message: "connection refused"}}}},
-			Certificates: []report.Certificate{
+			Certificates: []Certificate{
 				{Used: "ca harbor", Subject: "CN=Example CA", NotAfter: now.AddDate(0, 0, 400), State: "Valid"},
 				{Used: "client certificate node", Subject: "CN=gpu-7", NotAfter: since(25 * time.Hour), State: "Expired"}},
-			Images: []report.Image{{Name: "llama", Ref: "docker.io/example/llama:v1", Phase: report.ImageReady, Pinned: true,
+			Images: []Image{{Name: "llama", Ref: "docker.io/example/llama:v1", Phase: ImageReady, Pinned: true,
 				BytesDone: 3 << 30, BytesTotal: 3 << 30}},
 		},
 		"troubled": {
-			Config:     report.ConfigStatus{Source: "config.yaml", Rejected: []string{"config.yaml:3: image: no such field", "config.yaml:9: x"}},
-			Containerd: report.Containerd{Address: "/run/containerd/containerd.sock", HostsDir: "/etc/containerd/certs.d"},
-			AgentProxy: report.Proxy{HTTP: "http://proxy.example.com:3128"},
-			Conditions: []report.Condition{{Type: report.RegistriesConfigured, Status: report.False, Reason: "NotAllApplied",
+			Config: ConfigStatus{Source: "config.yaml", Rejected: []string{"config.yaml:3: image: no such field",
+				"config.yaml:9: x"}},
+			Containerd: Containerd{Address: "/run/containerd/containerd.sock", HostsDir: "/etc/containerd/certs.d"},
+			AgentProxy: Proxy{HTTP: "http://proxy.example.com:3128"},
+			Conditions: []Condition{{Type: RegistriesConfigured, Status: False, Reason: "NotAllApplied",
 				Message: "a: Conflict: b\nc: Flapping: d\n", LastTransitionTime: since(3 * time.Second)}},
-			Registries: []report.Registry{{Host: "quay.io", State: report.RegistryConflict, Message: "somebody's; set adopt: true"}},
-			Images: []report.Image{
-				{Name: "a", Ref: "a:v1", Phase: report.ImageFetching, BytesDone: 1 << 20, BytesTotal: 3 << 20, Message: "memory"},
-				{Name: "b", Ref: "b:v1", Phase: report.ImageFailed, Message: "registry says \x1b[31mno\x1b[0m\r\tway", Retry: now.Add(90 * time.Second)},
-				{Name: "c", Ref: "c:v1", Phase: report.ImageFailed, Message: "no", Retry: since(time.Second)}},
+			Registries: []Registry{{Host: "quay.io", State: RegistryConflict, Message: "somebody's; set adopt: true"}},
+			Images: []Image{
+				{Name: "a", Ref: "a:v1", Phase: ImageFetching, BytesDone: 1 << 20, BytesTotal: 3 << 20, Message: "memory"},
+				{Name: "b", Ref: "b:v1", Phase: ImageFailed, Message: "registry says \x1b[31mno\x1b[0m\r\tway",
+					Retry: now.Add(90 * time.Second)},
+				{Name: "c", Ref: "c:v1", Phase: ImageFailed, Message: "no", Retry: since(time.Second)}},
 		},
 	}
 }
@@ -96,15 +98,15 @@ func TestBytes(t *testing.T) {
 		0: "0 B", 1: "1 B", 1023: "1023 B", 1024: "1.0 KiB", 1536: "1.5 KiB", 1<<20 - 1: "1024.0 KiB", 1 << 20: "1.0 MiB",
 		3 << 30: "3.0 GiB", 5 << 40: "5.0 TiB", 1 << 50: "1.0 PiB", 1<<63 - 1: "8.0 EiB",
 	} {
-		if got := report.Bytes(n); got != want {
+		if got := Bytes(n); got != want {
 			t.Errorf("Bytes(%d) = %s, want %s", n, got, want)
 		}
 	}
 }
 
 func TestConditionOfAReportWithoutIt(t *testing.T) {
-	want := report.Condition{Type: report.HostsLive, Status: report.Unknown, Reason: "NotObserved"}
-	if diff := cmp.Diff(want, report.NodeReport{}.Condition(report.HostsLive)); diff != "" {
+	want := Condition{Type: HostsLive, Status: Unknown, Reason: "NotObserved"}
+	if diff := cmp.Diff(want, NodeReport{}.Condition(HostsLive)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -116,7 +118,7 @@ func TestAReportSurvivesJSON(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var got report.NodeReport
+		var got NodeReport
 		if err := json.Unmarshal(data, &got); err != nil {
 			t.Fatal(err)
 		}

@@ -33,10 +33,12 @@ func program(t *testing.T, args ...string) (string, error) {
 // Scripts rely on these.
 func TestFlagsAndDefaults(t *testing.T) {
 	host := map[string]string{
-		"address": "/run/containerd/containerd.sock", "hosts-dir": "/etc/containerd/certs.d", "state-dir": "/var/lib/hotplate",
+		"address": "/run/containerd/containerd.sock", "hosts-dir": "/etc/containerd/certs.d",
+		"state-dir":   "/var/lib/hotplate",
 		"snapshotter": "overlayfs", "log-level": "info", "log-format": "text",
 	}
-	own := map[string]string{"config": "/etc/hotplate/config.yaml", "once": "false", "node-name": "", "listen": "127.0.0.1:9464"}
+	own := map[string]string{"config": "/etc/hotplate/config.yaml", "once": "false", "node-name": "",
+		"listen": "127.0.0.1:9464"}
 	flags := func(cmd *cobra.Command) map[string]string {
 		out := make(map[string]string)
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { out[f.Name] = f.DefValue })
@@ -63,7 +65,8 @@ func TestFlagsAndDefaults(t *testing.T) {
 
 func TestWrongUse(t *testing.T) {
 	for arg, want := range map[string]string{
-		"--log-level=loud": `--log-level "loud"`, "--log-format=xml": `--log-format "xml"`, "--loud": "unknown flag", "pull": "unknown command",
+		"--log-level=loud": `--log-level "loud"`, "--log-format=xml": `--log-format "xml"`,
+		"--loud": "unknown flag", "pull": "unknown command",
 	} {
 		if _, err := program(t, arg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", arg, err, want)
@@ -77,7 +80,8 @@ func TestWrongUse(t *testing.T) {
 	}
 }
 
-// Without containerd, --once writes what it can, says what is wrong and fails; uninstall puts the directory back and says
+// Without containerd, --once writes what it can, says what is wrong and fails; uninstall puts the directory back and
+// says
 // what it could not do.
 func TestOnceAndUninstallWithoutContainerd(t *testing.T) {
 	dir := t.TempDir()
@@ -96,13 +100,15 @@ func TestOnceAndUninstallWithoutContainerd(t *testing.T) {
 	if err := os.Mkdir(path("certs.d"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	where := []string{"--address", path("no.sock"), "--hosts-dir", path("certs.d"), "--state-dir", path("state"), "--log-level=error"}
+	where := []string{"--address", path("no.sock"), "--hosts-dir", path("certs.d"), "--state-dir", path("state"),
+		"--log-level=error"}
 
 	out, err := program(t, append([]string{"--once", "--config", path("config.yaml"), "--node-name=gpu-7"}, where...)...)
 	if err == nil || err.Error() != "the node is not Ready" {
 		t.Errorf("got %v", err)
 	}
-	for _, part := range []string{"gpu-7: not Ready", "ContainerdHealthy     False", "no.sock", "harbor.example.com  Applied"} {
+	for _, part := range []string{"gpu-7: not Ready", "ContainerdHealthy     False", "no.sock",
+		"harbor.example.com  Applied"} {
 		if !strings.Contains(out, part) {
 			t.Errorf("the status has no %q:\n%s", part, out)
 		}
@@ -133,7 +139,8 @@ func TestAStateDirectoryThatCannotBeUsed(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := program(t, "--state-dir", file, "--hosts-dir", file, "--config", file); err == nil || !strings.Contains(err.Error(), file) {
+	if _, err := program(t, "--state-dir", file, "--hosts-dir", file, "--config", file); err == nil ||
+		!strings.Contains(err.Error(), file) {
 		t.Errorf("a state directory that is a file: %v", err)
 	}
 }

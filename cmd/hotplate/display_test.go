@@ -81,7 +81,8 @@ func TestPlainLines(t *testing.T) {
 		time.Sleep(2*lineInterval + time.Second)
 		stop()
 	})
-	lines := regexp.MustCompile(`(?m)^llama:v1: Fetching [0-9.]+ KiB of [0-9.]+ KiB, [0-9.]+ K?i?B/s$`).FindAllString(out.String(), -1)
+	line := regexp.MustCompile(`(?m)^llama:v1: Fetching [0-9.]+ KiB of [0-9.]+ KiB, [0-9.]+ K?i?B/s$`)
+	lines := line.FindAllString(out.String(), -1)
 	if len(lines) != 2 || !strings.HasSuffix(lines[1], ", 0 B/s") {
 		t.Errorf("want a line every %s, the second without speed:\n%s", lineInterval, &out)
 	}
@@ -92,14 +93,16 @@ func TestPlainLines(t *testing.T) {
 	out.Reset()
 	p.done("llama:v1", res, nil)
 	p.done("qwen:v1", prefetch.Result{}, errors.New("no way")) // the program ends with it
-	want := regexp.MustCompile(`^llama:v1: Ready, pinned: ` + img.Manifest.Digest.String() + `, [0-9.]+ KiB fetched in \S+\n$`)
+	want := regexp.MustCompile(`^llama:v1: Ready, pinned: ` + img.Manifest.Digest.String() +
+		`, [0-9.]+ KiB fetched in \S+\n$`)
 	if !want.MatchString(out.String()) {
 		t.Errorf("at the end it says %q", &out)
 	}
 	out.Reset()
 	p.done("llama:v1", prefetch.Result{Digest: "sha256:0", Note: "containerd knows no pins"}, nil)
-	if got, want := out.String(), "llama:v1: Ready: sha256:0, 0 B fetched in 0s\n  note: containerd knows no pins\n"; got != want {
-		t.Errorf("got %q, want %q", got, want)
+	const noted = "llama:v1: Ready: sha256:0, 0 B fetched in 0s\n  note: containerd knows no pins\n"
+	if got := out.String(); got != noted {
+		t.Errorf("got %q, want %q", got, noted)
 	}
 }
 

@@ -12,9 +12,11 @@ import (
 )
 
 func TestExplain(t *testing.T) {
-	harbor := hostconfig.Mirror{URL: "https://harbor.example.com", Path: "proxy-hub", TLS: hostconfig.TLS{CA: hostconfigtest.CA(1)}}
-	login := hostconfig.Mirror{URL: "https://login.example.com:8443", Header: http.Header{"Authorization": {"Basic s3cret"}, "X-Tenant": {"s3cret"}},
-		TLS: hostconfig.TLS{Client: hostconfigtest.KeyPair(1)}}
+	harbor := hostconfig.Mirror{URL: "https://harbor.example.com", Path: "proxy-hub",
+		TLS: hostconfig.TLS{CA: hostconfigtest.CA(1)}}
+	login := hostconfig.Mirror{URL: "https://login.example.com:8443",
+		Header: http.Header{"Authorization": {"Basic s3cret"}, "X-Tenant": {"s3cret"}},
+		TLS:    hostconfig.TLS{Client: hostconfigtest.KeyPair(1)}}
 	plain := hostconfig.Mirror{URL: "http://cache.example.com:5000"}
 	hub := func(u hostconfig.Upstream, m ...hostconfig.Mirror) hostconfig.Registry {
 		return hostconfig.Registry{Host: "docker.io", Upstream: u, Mirrors: m}
@@ -24,14 +26,21 @@ func TestExplain(t *testing.T) {
 		files map[string]string // besides
 		args  []string
 	}{
-		"nothing":        {nil, nil, []string{"nginx"}},
-		"wall":           {[]hostconfig.Registry{hub(hostconfig.Deny, harbor)}, nil, []string{"nginx:1.29"}},
-		"cache":          {[]hostconfig.Registry{hub(hostconfig.Allow, harbor, login)}, nil, []string{"docker.io/library/nginx@sha256:" + strings.Repeat("0", 64)}},
-		"cache-1.7":      {[]hostconfig.Registry{hub(hostconfig.Allow, harbor, plain)}, nil, []string{"nginx", "--containerd-version=1.7.30"}},
-		"default":        {[]hostconfig.Registry{{Host: "_default", Upstream: hostconfig.Allow, Mirrors: []hostconfig.Mirror{plain}}}, nil, []string{"quay.io/a/b:v1"}},
-		"rejected":       {nil, map[string]string{"quay.io/hosts.toml": "server = 1\n", "quay.io/ca.crt": "x"}, []string{"quay.io/a/b:v1"}},
-		"shadowed":       {nil, map[string]string{"r.example.com:5000/hosts.toml": "", "r.example.com_5000_/hosts.toml": ""}, []string{"r.example.com:5000/a"}},
-		"skipped-verify": {nil, map[string]string{"quay.io/hosts.toml": "[host.\"https://m.example.com\"]\nskip_verify = true\n"}, []string{"quay.io/a/b:v1"}},
+		"nothing": {nil, nil, []string{"nginx"}},
+		"wall":    {[]hostconfig.Registry{hub(hostconfig.Deny, harbor)}, nil, []string{"nginx:1.29"}},
+		"cache": {[]hostconfig.Registry{hub(hostconfig.Allow, harbor, login)}, nil,
+			[]string{"docker.io/library/nginx@sha256:" + strings.Repeat("0", 64)}},
+		"cache-1.7": {[]hostconfig.Registry{hub(hostconfig.Allow, harbor, plain)}, nil, []string{"nginx",
+			"--containerd-version=1.7.30"}},
+		"default": {[]hostconfig.Registry{{Host: "_default", Upstream: hostconfig.Allow,
+			Mirrors: []hostconfig.Mirror{plain}}}, nil, []string{"quay.io/a/b:v1"}},
+		"rejected": {nil, map[string]string{"quay.io/hosts.toml": "server = 1\n", "quay.io/ca.crt": "x"},
+			[]string{"quay.io/a/b:v1"}},
+		"shadowed": {nil, map[string]string{"r.example.com:5000/hosts.toml": "", "r.example.com_5000_/hosts.toml": ""},
+			[]string{"r.example.com:5000/a"}},
+		"skipped-verify": {nil,
+			map[string]string{"quay.io/hosts.toml": "[host.\"https://m.example.com\"]\nskip_verify = true\n"},
+			[]string{"quay.io/a/b:v1"}},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

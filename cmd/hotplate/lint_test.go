@@ -21,12 +21,13 @@ func TestOnlyMissing(t *testing.T) {
 		err  error
 		want bool
 	}{
-		"one missing file":                    {missing, true},
-		"wrapped":                             {fmt.Errorf("read: %w", fmt.Errorf("bundle: %w", missing)), true},
-		"several":                             {errors.Join(missing, fmt.Errorf("x: %w", missing)), true},
-		"joined and wrapped and joined":       {fmt.Errorf("x: %w", errors.Join(errors.Join(missing), missing)), true},
-		"one may not be read":                 {errors.Join(missing, denied), false},
-		"one may not be read, deep inside":    {fmt.Errorf("x: %w", errors.Join(missing, fmt.Errorf("y: %w", denied))), false},
+		"one missing file":              {missing, true},
+		"wrapped":                       {fmt.Errorf("read: %w", fmt.Errorf("bundle: %w", missing)), true},
+		"several":                       {errors.Join(missing, fmt.Errorf("x: %w", missing)), true},
+		"joined and wrapped and joined": {fmt.Errorf("x: %w", errors.Join(errors.Join(missing), missing)), true},
+		"one may not be read":           {errors.Join(missing, denied), false},
+		"one may not be read, deep inside": {fmt.Errorf("x: %w", errors.Join(missing, fmt.Errorf("y: %w", denied))),
+			false},
 		"something else":                      {errors.New("no such field"), false},
 		"faults of the document":              {config.Faults{{Message: "x"}}, false},
 		"a missing file and a fault":          {errors.Join(missing, config.Faults{{Message: "x"}}), false},
@@ -46,8 +47,10 @@ func TestLint(t *testing.T) {
 		not           string
 		fails         bool
 	}{
-		"an empty config":     {"config.yaml", header, []string{"config.yaml: ok (errors: 0, warnings: 0, notes: 0)"}, "", false},
-		"every fault at once": {"config.yaml", header + "registreis: []\nimage: 1\n", []string{":2: registreis", ":3: image"}, "ok", true},
+		"an empty config": {"config.yaml", header, []string{"config.yaml: ok (errors: 0, warnings: 0, notes: 0)"}, "",
+			false},
+		"every fault at once": {"config.yaml", header + "registreis: []\nimage: 1\n", []string{":2: registreis",
+			":3: image"}, "ok", true},
 		"a file that is not here is only told": {"config.yaml", header + `
 registries: [{host: a.example.com, tls: {ca: [x]}}]
 certs: {bundles: [{name: x, file: /does/not/exist}]}
@@ -67,11 +70,13 @@ credentials: [{name: x, dockerConfigFile: /does/not/exist}]
 registries:
 - {host: docker.io, upstream: Deny, mirrors: [{url: "http://harbor.example.com"}]}
 `, []string{"warning: ", "[plain-http]"}, "", false},
-		"a certificate that ends in a hundred years": {"config.yaml", header + "certs:\n  bundles:\n  - name: x\n    pem: |\n" +
-			indent(string(hostconfigtest.CA(1).PEM())), []string{"ok (errors: 0, warnings: 0, notes: 0)"}, "", false},
+		"a certificate that ends in a hundred years": {"config.yaml",
+			header + "certs:\n  bundles:\n  - name: x\n    pem: |\n" +
+				indent(string(hostconfigtest.CA(1).PEM())), []string{"ok (errors: 0, warnings: 0, notes: 0)"}, "", false},
 		"a hosts.toml that is rejected": {"hosts.toml", "server = 1\n", []string{"error: "}, "ok", true},
-		"a hosts.toml":                  {"hosts.toml", "[host.\"https://harbor.example.com/v2/p\"]\n", []string{"override_path", "errors: 1"}, "ok", true},
-		"containerd's own config":       {"config.toml", "version = 3\n", []string{"config.toml: "}, "", false},
+		"a hosts.toml": {"hosts.toml", "[host.\"https://harbor.example.com/v2/p\"]\n",
+			[]string{"override_path", "errors: 1"}, "ok", true},
+		"containerd's own config": {"config.toml", "version = 3\n", []string{"config.toml: "}, "", false},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -74,7 +74,8 @@ func flags(cmd *cobra.Command) map[string]string {
 func TestFlagsAndDefaults(t *testing.T) {
 	const address, hostsDir, stateDir = "/run/containerd/containerd.sock", "/etc/containerd/certs.d", "/var/lib/hotplate"
 	want := map[string]map[string]string{
-		"pull": {"address": address, "hosts-dir": hostsDir, "credentials": "", "output": "text", "pin": "false", "platform": "",
+		"pull": {"address": address, "hosts-dir": hostsDir, "credentials": "", "output": "text", "pin": "false",
+			"platform":    "",
 			"snapshotter": "overlayfs", "max-parallel": "8"},
 		"lint":    {"containerd-version": ""},
 		"explain": {"hosts-dir": hostsDir, "containerd-version": ""},

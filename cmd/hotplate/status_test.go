@@ -63,14 +63,20 @@ func TestStatusSaysWhatIsWrong(t *testing.T) {
 		answer http.HandlerFunc
 		want   string
 	}{
-		"an agent that cannot":        {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, "500 Internal Server Error"},
-		"an agent of another version": {func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<html>")) }, "is it of another version?"},
+		"an agent that cannot": {func(w http.ResponseWriter,
+			_ *http.Request) {
+			w.WriteHeader(http.StatusInternalServerError)
+		}, "500 Internal Server Error"},
+		"an agent of another version": {func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<html>")) },
+			"is it of another version?"},
 	} {
-		if _, err := hotplate("status", "--state-dir", agentWith(t, c.answer)); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := hotplate("status", "--state-dir", agentWith(t, c.answer)); err == nil || !strings.Contains(err.Error(),
+			c.want) {
 			t.Errorf("%s: %v, want %s", name, err, c.want)
 		}
 	}
-	if _, err := hotplate("status", "--state-dir", t.TempDir()); err == nil || !strings.Contains(err.Error(), "is it running, are you root") {
+	if _, err := hotplate("status", "--state-dir", t.TempDir()); err == nil || !strings.Contains(err.Error(),
+		"is it running, are you root") {
 		t.Errorf("no agent: %v", err)
 	}
 }
