@@ -105,7 +105,7 @@ func faultCases() []faultCase {
 		{name: "a flipped byte in a manifest is found and the next host asked", scripts: []Script{
 			On(func(r *http.Request, _ int) bool { return r.Method == http.MethodGet && Manifests(r, 0) }, Flip), none}},
 		{name: "a registry without ranges is read in one stream", scripts: []Script{On(Layers, IgnoreRange)},
-			sizes: []int{layerSize, layerSize, 100}},
+			sizes: []int{layerSize, layerSize, 100}, check: oneProbeALayer},
 		{name: "a registry without ranges whose stream is cut is continued", scripts: []Script{
 			func(r *http.Request, n int, a *Answer) {
 				IgnoreRange(a)
@@ -141,6 +141,22 @@ func noByteTwice(t *testing.T, regs []*Registry) {
 			t.Errorf("%s was asked for twice", r.Range)
 		}
 		seen[r.Path+r.Range] = true
+	}
+}
+
+// oneProbeALayer checks that a registry without ranges was not asked for all of them first.
+func oneProbeALayer(t *testing.T, regs []*Registry) {
+	t.Helper()
+	probes := map[string]int{}
+	for _, r := range regs[0].Requests() {
+		if r.Range != "" {
+			probes[r.Path]++
+		}
+	}
+	for path, n := range probes {
+		if n > 1 {
+			t.Errorf("%d ranges of %s were asked for", n, path)
+		}
 	}
 }
 
