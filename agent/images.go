@@ -110,6 +110,7 @@ func (im *images) retryNow() {
 	for _, e := range im.wanted {
 		if e.phase == report.ImageFailed {
 			e.due = time.Time{}
+			e.retry.Reset() // and soon again: the connection to a daemon that is just back may not be up yet
 		}
 	}
 	im.mu.Unlock()

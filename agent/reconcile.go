@@ -31,7 +31,7 @@ type reconciler struct {
 	// standing holds what somebody else did and the last pass could not or would not mend.
 	standing map[string]bool
 	stats    *stats
-	// hostsChanged is called when containerd may find images where it did not before.
+	// hostsChanged is called when containerd may find images where it did not before, or is back.
 	hostsChanged func()
 	// written is called once, when the hosts directory first holds what current wants; nil after that. Images must
 	// wait for it: before, they would be sought where the config forbids.
@@ -114,6 +114,9 @@ func (r *reconciler) lookAtDaemon(ctx context.Context) bool {
 	if r.probed.ok && r.probed.of(r.process) && !r.probed.of(info) {
 		// Before it is said to be healthy: the node must not be Ready on the word of a process that is gone.
 		r.view.set(report.HostsLive, report.Unknown, "NotProbed", "containerd is not the process any more that was probed")
+	}
+	if r.view.Report().Condition(report.ContainerdHealthy).Status == report.False {
+		defer r.hostsChanged() // what failed because the daemon was away need not wait for its turn
 	}
 	r.setVersion(info.Version)
 	r.process = info
