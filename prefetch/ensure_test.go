@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -393,5 +394,56 @@ func TestNewRefusesLimitsThatCannotWork(t *testing.T) {
 		if _, err := prefetch.New(cfg); err == nil {
 			t.Errorf("%s was accepted", name)
 		}
+	}
+}
+
+// downUntil refuses connections until a time.
+type downUntil struct {
+	next http.RoundTripper
+	at   time.Time
+}
+
+func (d downUntil) RoundTrip(req *http.Request) (*http.Response, error) {
+	if time.Now().Before(d.at) {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
+	}
+	return d.next.RoundTrip(req)
+}
+
+func TestARegistryThatIsDownAndComesBack(t *testing.T) {
+	for name, tc := range map[string]struct {
+		down time.Duration
+		ok   bool
+	}{"after a short while": {15 * time.Second, true}, "after an hour": {time.Hour, false}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				reg := prefetchtest.NewOfflineRegistry("registry.test")
+				want := prefetch.Image{Ref: reg.Push(prefetchtest.Build(t, 1, 300_000), "m", "v1")}
+				host := reg.RegistryHost()
+				host.Client.Transport = downUntil{host.Client.Transport, time.Now().Add(tc.down)}
+				p, err := prefetch.New(prefetch.Config{
+					Hosts: func(string) ([]docker.RegistryHost, error) { return []docker.RegistryHost{host}, nil },
+					Store: prefetchtest.NewMemStore(t), Log: prefetchtest.Logger(t),
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err = p.Ensure(t.Context(), want, nil); (err == nil) != tc.ok {
+					t.Errorf("%v", err)
+				}
+				if tc.ok {
+					return
+				}
+				for _, part := range []string{"registry.test", "connection refused", "reachable from this node"} {
+					if !strings.Contains(err.Error(), part) {
+						t.Errorf("the error lacks %q: %v", part, err)
+					}
+				}
+				time.Sleep(tc.down)
+				if _, err := p.Ensure(t.Context(), want, nil); err != nil {
+					t.Errorf("when it is back: %v", err)
+				}
+			})
+		})
 	}
 }
