@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -99,7 +100,8 @@ func printResolution(out io.Writer, res hostconfig.Resolution, root string, ref 
 	}
 }
 
-// manifestURL is the first URL that containerd asks of a host.
+// manifestURL is the first URL that containerd asks of a host. One that may not resolve is asked for no tag, only for what
+// another host has found behind it.
 func manifestURL(h hostconfig.ResolvedHost, ref reference.Named) string {
 	tag := ""
 	switch r := ref.(type) {
@@ -107,6 +109,9 @@ func manifestURL(h hostconfig.ResolvedHost, ref reference.Named) string {
 		tag = r.Digest().String()
 	case reference.Tagged:
 		tag = r.Tag()
+		if !slices.Contains(h.Capabilities, hostconfig.CapabilityResolve) {
+			tag = "<digest of " + tag + ">"
+		}
 	}
 	return fmt.Sprintf("%s/%s/manifests/%s", h.URL, reference.Path(ref), tag)
 }
