@@ -144,7 +144,7 @@ func TestRedirect(t *testing.T) {
 			c := n.wanting(img, mirror)
 			for i := range c.Registries {
 				c.Registries[i].Mirrors[0].ExposeToNode = tt.expose
-				c.Registries[i].Mirrors[0].CA = []string{"m0", "cdn"}
+				c.Registries[i].Mirrors[0].CA = append(c.Registries[i].Mirrors[0].CA, "cdn")
 			}
 			n.bundle(c, "cdn", cdn.ca)
 			n.writeConfig(c)

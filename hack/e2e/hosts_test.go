@@ -117,9 +117,8 @@ func TestOrderAndDefault(t *testing.T) {
 		up, first, second, other := newUpstream(t), newMirror(t), newMirror(t), newMirror(t)
 		n := newNode(t, line, nil)
 		c := n.config(up.Host(), config.Deny, first, second)
-		n.bundle(c, "other", other.ca)
 		c.Registries = append(c.Registries, config.Registry{Host: "_default", Upstream: config.Deny,
-			Mirrors: []config.Mirror{other.mirror("other")}})
+			Mirrors: []config.Mirror{n.mirror(c, other)}})
 		n.writeConfig(c)
 		n.start()
 		n.until(ready)

@@ -134,7 +134,7 @@ func (n *node) write(name string, data []byte) {
 	}
 }
 
-// config is one that sends the images of host to the mirrors, whose CAs are bundles named m0, m1 and so on.
+// config is one that sends the images of host to the mirrors.
 func (n *node) config(host string, up config.Upstream, mirrors ...*site) *config.Config {
 	n.t.Helper()
 	c := &config.Config{
@@ -144,13 +144,22 @@ func (n *node) config(host string, up config.Upstream, mirrors ...*site) *config
 		},
 	}
 	reg := config.Registry{Host: host, Upstream: up}
-	for i, m := range mirrors {
-		name := fmt.Sprintf("m%d", i)
-		n.bundle(c, name, m.ca)
-		reg.Mirrors = append(reg.Mirrors, m.mirror(name))
+	for _, m := range mirrors {
+		reg.Mirrors = append(reg.Mirrors, n.mirror(c, m))
 	}
 	c.Registries = []config.Registry{reg}
 	return c
+}
+
+// mirror is a site as a mirror in a config, to which its CA is added.
+func (n *node) mirror(c *config.Config, s *site) config.Mirror {
+	n.t.Helper()
+	_, port, err := net.SplitHostPort(s.Host())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.bundle(c, "ca-"+port, s.ca)
+	return config.Mirror{URL: s.URL(), Path: s.path, TLS: config.TLS{CA: []string{"ca-" + port}}, Credentials: "login"}
 }
 
 // bundle adds a CA to a config, from a file of its name.

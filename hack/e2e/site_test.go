@@ -55,11 +55,6 @@ func newUpstream(t *testing.T) *site {
 	return newSite(t, upstream, "", nil)
 }
 
-// mirror is the site in a config. Its CA is the bundle of the given name.
-func (s *site) mirror(bundle string) config.Mirror {
-	return config.Mirror{URL: s.URL(), Path: s.path, TLS: config.TLS{CA: []string{bundle}}, Credentials: "login"}
-}
-
 // asked are the requests for images: not those of the agent that only look whether somebody is there.
 func (s *site) asked() []rig.Request {
 	var out []rig.Request
