@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -423,4 +424,73 @@ func TestCancelledApplyChangesNothingMore(t *testing.T) {
 	}
 	r.apply(h, tree)
 	r.wantTree(tree)
+}
+
+// meddler is a disk on which somebody else does something just before a file is created in tempDir.
+type meddler struct {
+	disk
+	once *sync.Once
+	do   func()
+}
+
+func (d meddler) Create(name string, data []byte, mode fs.FileMode) error {
+	if strings.HasPrefix(name, tempDir) {
+		d.once.Do(d.do)
+	}
+	return d.disk.Create(name, data, mode)
+}
+
+func TestAForeignDirectoryThatChangesDuringItsAdoptionIsLookedAtAgain(t *testing.T) {
+	r := newRig(t)
+	r.write("docker.io/hosts.toml", "server = \"https://old.example.com\"\n")
+	var once sync.Once
+	r.open = func(dir string) (disk, error) {
+		d, err := openDisk(dir)
+		return meddler{disk: d, once: &once, do: func() { r.write("docker.io/hosts.toml", "server = \"https://newer.example.com\"\n") }}, err
+	}
+	h := r.start()
+	defer r.close(h)
+	tree := render(t, mirror("docker.io", "https://one.example.com", "one"))
+	opts := Options{Adopt: map[string]bool{"docker.io": true}}
+	if _, err := h.Apply(context.Background(), hostconfig.Tree{"docker.io/hosts.toml": tree["docker.io/hosts.toml"]}, opts); err == nil ||
+		!strings.Contains(err.Error(), "meanwhile") {
+		t.Errorf("error is %v", err)
+	}
+	r.apply(h, tree, "docker.io")
+	r.uninstall(h)
+	if got := string(readFile(t, filepath.Join(r.hosts, "docker.io/hosts.toml"))); !strings.Contains(got, "newer") {
+		t.Errorf("docker.io/hosts.toml holds %q after uninstall", got)
+	}
+}
+
+func TestWhatComesBetweenACrashAndTheNextStartIsSomebodyElses(t *testing.T) {
+	tree := render(t, mirror("docker.io", "https://one.example.com", "one"))
+	for at := 0; ; at++ {
+		r := newRig(t)
+		m := newMachine(t, r.top)
+		r.open = m.open
+		m.at, m.mishap = at, mishap{dies: true}
+		h, err := open(context.Background(), r.config(), r.open)
+		if err == nil {
+			_, err = h.Apply(context.Background(), tree, Options{})
+			r.close(h)
+		}
+		m.restart()
+		if r.exists("docker.io") {
+			if at == 0 || err == nil && m.hit != "" {
+				t.Fatalf("operation %d: %v", at, err)
+			}
+			return // published: from here on it is ours
+		}
+		r.write("docker.io/hosts.toml", "server = \"https://theirs.example.com\"\n")
+		h = r.start()
+		if receipt := r.apply(h, tree); len(receipt.Conflicts) != 1 || len(receipt.Drift) != 0 {
+			t.Errorf("killed before operation %d (%s): conflicts %+v, drift %+v", at, m.hit, receipt.Conflicts, receipt.Drift)
+		}
+		r.uninstall(h)
+		r.close(h)
+		if got := string(readFile(t, filepath.Join(r.hosts, "docker.io/hosts.toml"))); !strings.Contains(got, "theirs") {
+			t.Errorf("killed before operation %d (%s): docker.io/hosts.toml holds %q", at, m.hit, got)
+		}
+	}
 }

@@ -28,11 +28,12 @@ type scenario struct {
 }
 
 // watched are the registries whose view is checked at every moment.
-var watched = []string{"docker.io", "a.example.com:5000", "other.example.com", "hotplate-probe.invalid"}
+var watched = []string{"docker.io", "a.example.com:5000", "0.example.com", "other.example.com", "hotplate-probe.invalid"}
 
 func scenarios(t *testing.T) map[string]scenario {
 	d1 := mirror("docker.io", "https://one.example.com", "one")
 	d2 := mirror("docker.io", "https://one.example.com", "two")
+	d0 := mirror("0.example.com", "https://zero.example.com", "one") // sorts before _default
 	a1 := mirror("a.example.com:5000", "https://a-mirror.example.com", "one")
 	def := mirror(hostconfig.DefaultHost, "https://default.example.com", "two")
 	toml := func(url, extra string) string {
@@ -58,8 +59,8 @@ func scenarios(t *testing.T) map[string]scenario {
 		"remove registry": {from: render(t, d1, a1), to: render(t, a1)},
 		"add registry":    {from: render(t, d1), to: render(t, d1, a1)},
 		"rotate CA":       {from: render(t, d1, a1), to: render(t, d2, a1)},
-		"default comes":   {from: render(t, d1), to: render(t, a1, def)},
-		"default goes":    {from: render(t, a1, def), to: render(t, d1)},
+		"default comes":   {from: render(t, d1), to: render(t, a1, d0, def)},
+		"default goes":    {from: render(t, a1, d0, def), to: render(t, d1)},
 		"adopt":           {foreign: foreignDocker, to: render(t, d1), adopt: []string{"docker.io"}},
 		"adopt another spelling": {
 			foreign: foreignBoth, to: render(t, d1, a1), adopt: []string{"docker.io", "a.example.com_5000_"},
@@ -217,7 +218,7 @@ func ends(t testing.TB, s scenario) (old, now, without map[string]string) {
 	tr.m.after = nil
 	tr.rig.uninstall(h)
 	tr.close(h)
-	tr.m.reboot()
+	tr.m.flush()
 	wantSame(t, "after uninstall", tr.original, snapshot(t, tr.hosts))
 	return old, now, tr.views()
 }
@@ -288,8 +289,8 @@ func die(t *testing.T, s scenario, m mishap, at int, next sequel, old, now, with
 	if hit == "" && err != nil {
 		t.Errorf("%s: no operation was hit: %v", m.name, err)
 	}
-	tr.m.reboot()
-	tr.check("reboot")
+	tr.m.restart()
+	tr.check("restart")
 	if next == nothingNow {
 		tr.allow(t, without)
 	}
@@ -299,6 +300,84 @@ func die(t *testing.T, s scenario, m mishap, at int, next sequel, old, now, with
 		return "end"
 	}
 	return hit
+}
+
+// TestKilledTwice kills a process after some operation, and takes the power from the next one. What the first had not
+// synced may be lost then, although the second has seen it.
+func TestKilledTwice(t *testing.T) {
+	for name, s := range scenarios(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			old, now, without := ends(t, s)
+			runs := 0
+			for first := 0; ; first++ {
+				hit := ""
+				for _, second := range secondDeaths(first) {
+					hit = dieTwice(t, s, first, second, old, now, without)
+					runs++
+				}
+				if t.Failed() {
+					t.FailNow()
+				}
+				if hit == "end" {
+					break
+				}
+			}
+			t.Logf("%d runs", runs)
+		})
+	}
+}
+
+// secondDeaths are the operations at which the second process dies: all, or, unless HOTPLATE_FULL is set, a few that
+// differ from step to step.
+func secondDeaths(first int) []int {
+	var all []int
+	for at := range 40 {
+		if os.Getenv("HOTPLATE_FULL") != "" || at%13 == first%13 {
+			all = append(all, at)
+		}
+	}
+	return all
+}
+
+func dieTwice(t *testing.T, s scenario, first, second int, old, now, without map[string]string) string {
+	t.Helper()
+	tr := newTrial(t, s)
+	tr.allow(t, old)
+	tr.allow(t, now)
+	tr.m.after, tr.m.at, tr.m.mishap = tr.check, first, mishap{dies: true, happens: true}
+	total, hit := tr.dies()
+	tr.m.at, tr.m.ops, tr.m.mishap = second, 0, mishap{dies: true, happens: true, powerLoss: true}
+	_, again := tr.dies()
+	tr.check("power loss")
+	next := sequels(first + second)[0]
+	if next == nothingNow {
+		tr.allow(t, without)
+	}
+	tr.goOn(next)
+	tr.report(fmt.Sprintf("killed after %d (%s), power lost after %d (%s), then %s", first, hit, second, again, next))
+	if hit == "" && first >= total {
+		return "end"
+	}
+	return hit
+}
+
+// dies runs a process that may die, and makes the machine ready for the next. It returns how many operations there
+// were, and which one was hit.
+func (tr *trial) dies() (total int, hit string) {
+	tr.t.Helper()
+	tr.m.hit = ""
+	h, err := open(context.Background(), tr.config(), tr.open)
+	if err == nil {
+		err = tr.act(h)
+		tr.close(h)
+	}
+	if (tr.m.hit != "") != errors.Is(err, errDead) {
+		tr.t.Errorf("operation %d (%q) was hit: %v", tr.m.at, tr.m.hit, err)
+	}
+	total, hit = tr.m.ops, tr.m.hit
+	tr.m.restart()
+	return total, hit
 }
 
 // goOn is the process after the mishap: it converges, and uninstalls at last.
@@ -316,7 +395,7 @@ func (tr *trial) goOn(next sequel) {
 	tr.check("converged")
 	tr.m.after = nil
 	tr.rig.uninstall(h)
-	tr.m.reboot()
+	tr.m.flush()
 	wantSame(tr.t, "hosts directory after uninstall", tr.original, snapshot(tr.t, tr.hosts))
 	if got := slices.Sorted(maps.Keys(names(snapshot(tr.t, tr.dir)))); !slices.Equal(got, []string{"lock"}) {
 		tr.t.Errorf("state directory after uninstall holds %v", got)
@@ -404,7 +483,7 @@ func failOnce(t *testing.T, s scenario, m mishap, at int, old, now, without map[
 	tr.allow(t, without)
 	tr.rig.uninstall(h)
 	tr.close(h)
-	tr.m.reboot()
+	tr.m.flush()
 	wantSame(t, "hosts directory after uninstall", tr.original, snapshot(t, tr.hosts))
 	tr.report(fmt.Sprintf("%s, operation %d (%s)", m.name, at, hit))
 	if hit == "" && at >= total {

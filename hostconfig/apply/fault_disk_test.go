@@ -77,8 +77,9 @@ func newMachine(t testing.TB, top string) *machine {
 	return m
 }
 
-// reboot is a new process on the same disks. Nothing happens to it.
-func (m *machine) reboot() {
+// restart is a new process on the same disks, to which nothing happens. What a process that was killed had not synced is
+// there, but still not synced.
+func (m *machine) restart() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.dead && m.mishap.powerLoss {
@@ -87,9 +88,16 @@ func (m *machine) reboot() {
 				m.t.Fatalf("take back what was not synced: %v", err)
 			}
 		}
+		m.forget(func(unsynced) bool { return true })
 	}
-	m.forget(func(unsynced) bool { return true })
 	m.at, m.dead = -1, false
+}
+
+// flush makes everything durable.
+func (m *machine) flush() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.forget(func(unsynced) bool { return true })
 }
 
 // heal keeps the mishap from happening any more.
@@ -154,12 +162,12 @@ func (m *machine) do(op string, visible bool, run, torn func() error, take func(
 	case m.mishap.happens:
 		err = m.effect(op, visible, run, take)
 	}
-	if err != nil {
-		return err
-	}
 	if m.mishap.dies {
 		m.dead = true
 		return errDead
+	}
+	if err != nil {
+		return err
 	}
 	return &fs.PathError{Op: op, Path: "somewhere", Err: m.mishap.err}
 }

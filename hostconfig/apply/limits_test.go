@@ -209,7 +209,7 @@ func TestWhatCannotBeMovedIsNotAdopted(t *testing.T) {
 				}
 			}
 			r.uninstall(h)
-			m.reboot()
+			m.flush()
 			wantSame(t, "hosts directory after uninstall", before, snapshot(t, r.hosts))
 		})
 	}

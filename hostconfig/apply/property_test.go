@@ -223,7 +223,7 @@ func (w *world) mishap() {
 			w.close(h)
 		}
 		w.h = nil
-		w.m.reboot()
+		w.m.restart()
 	}
 	w.m.heal()
 }
@@ -245,6 +245,7 @@ func (w *world) finish() {
 	}
 	w.uninstall(w.running())
 	w.close(w.h)
+	w.m.flush()
 	got := map[string]string{}
 	walk(w.t, w.hosts, func(p string, info fs.FileInfo) {
 		switch {
@@ -254,7 +255,6 @@ func (w *world) finish() {
 			got[p] = "link"
 		default:
 			got[p] = string(readFile(w.t, filepath.Join(w.hosts, p)))
-			w.m.reboot()
 			if now, err := os.Lstat(filepath.Join(w.hosts, p)); err != nil || now.Sys().(*syscall.Stat_t).Nlink != 1 ||
 				now.ModTime().Year() != 2020 {
 				w.t.Errorf("%s is not as it was: %v, %v", p, now, err)

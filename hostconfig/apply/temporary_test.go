@@ -2,8 +2,10 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/hotplate-dev/hotplate/hostconfig"
@@ -137,4 +139,36 @@ func TestConcurrentCallsRunOneAfterTheOther(t *testing.T) {
 	if got := snapshot(t, r.hosts); len(got) != 0 {
 		t.Errorf("left: %v", got)
 	}
+}
+
+func TestAFailureElsewhereKeepsATemporaryDirectory(t *testing.T) {
+	r := newRig(t)
+	m := newMachine(t, r.top)
+	r.open = m.open
+	h := r.start()
+	defer r.close(h)
+	remove, err := h.PublishTemporary(context.Background(), probeDir, probeTree(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := render(t, mirror("docker.io", "https://one.example.com", "one"))
+	m.ops, m.at, m.mishap = 0, 6, mishap{err: syscall.ENOSPC}
+	if _, err := h.Apply(context.Background(), tree, Options{}); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("error is %v", err)
+	}
+	m.heal()
+	r.apply(h, tree)
+	if !r.exists(probeDir) {
+		t.Error("the recovery has removed a directory that is in use")
+	}
+	// Removing it may fail too, and is then done by the next call.
+	m.ops, m.at, m.mishap = 0, 3, mishap{err: syscall.EIO}
+	if err := remove(context.Background()); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("error is %v", err)
+	}
+	m.heal()
+	if err := remove(context.Background()); err != nil {
+		t.Errorf("remove: %v", err)
+	}
+	r.wantTree(tree)
 }
