@@ -21,7 +21,7 @@ import (
 const (
 	// maxChecks is how many mirrors are looked at at once.
 	maxChecks = 8
-	// checkTimeout bounds one look at a mirror.
+	// checkTimeout bounds one look at a mirror, all its connections together.
 	checkTimeout = 10 * time.Second
 	// handshakes is how many connections in a row must verify before a CA counts as proven. A load balancer may
 	// have servers whose certificate is still the old one.
@@ -141,6 +141,8 @@ func (r *reconciler) reportMirrors(checks map[string]mirrorCheck) {
 // for /v2/. It returns the answer's status line. An error means that the endpoint could not be reached or did not
 // prove itself; any HTTP answer is a success.
 func checkMirror(ctx context.Context, endpoint string, t hostconfig.TLS) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
 	conf, err := tlsConfig(t)
 	if err != nil {
 		return "", err
@@ -152,7 +154,6 @@ func checkMirror(ctx context.Context, endpoint string, t hostconfig.TLS) (string
 	}
 	client := &http.Client{
 		Transport: transport,
-		Timeout:   checkTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return http.ErrUseLastResponse // a redirect is an answer
 		},
