@@ -402,3 +402,22 @@ func TestAMirrorThatHangsHoldsNothingUp(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 }
+
+func TestAnImageThatFailedWhileContainerdWasAwayIsTriedWhenItIsBack(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		n.puller.set(func(p *fakePuller) { p.fails[llama] = errBroken })
+		n.daemon.set(func(d *fakeDaemon) { d.err = errBroken })
+		n.source.write(doc)
+		after(time.Hour)
+		n.puller.set(func(p *fakePuller) { delete(p.fails, llama) })
+		n.daemon.set(func(d *fakeDaemon) { d.err = nil })
+		n.puller.took()
+		after(unsettledInterval + 2*time.Second)
+		if diff := cmp.Diff([]string{"ensure " + llama}, n.puller.took()); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		if !n.Report().Ready {
+			t.Error("not Ready")
+		}
+	})
+}
