@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/hotplate-dev/hotplate/cmd/internal/cli"
 	"github.com/hotplate-dev/hotplate/hostconfig/apply"
 	"github.com/hotplate-dev/hotplate/prefetch/store"
 )
@@ -55,7 +57,7 @@ func (o *options) uninstall(ctx context.Context, out io.Writer) (err error) {
 	if err != nil {
 		return fmt.Errorf("put %s back: %w", o.hostsDir, err)
 	}
-	if err := o.release(ctx, out); err != nil {
+	if err := o.release(ctx, log, out); err != nil {
 		return fmt.Errorf("%s is as it was, but pins are left (is containerd away? run uninstall again when it is back): %w",
 			o.hostsDir, err)
 	}
@@ -63,19 +65,24 @@ func (o *options) uninstall(ctx context.Context, out io.Writer) (err error) {
 	return nil
 }
 
-// release takes our pins off, and removes what unfinished pulls left.
-func (o *options) release(ctx context.Context, out io.Writer) (err error) {
-	log, err := o.log.Logger(os.Stderr)
-	if err != nil {
-		return err
+// release takes off the pins of agent and CLI, and removes what their unfinished pulls left.
+func (o *options) release(ctx context.Context, log *slog.Logger, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, unpinTimeout)
+	defer cancel()
+	for _, owner := range []string{store.DefaultOwner, cli.PullOwner} {
+		if err := o.releaseOwner(ctx, owner, log, out); err != nil {
+			return err
+		}
 	}
-	s, err := store.New(store.Config{Address: o.address, Snapshotter: o.snapshotter, Log: log})
+	return nil
+}
+
+func (o *options) releaseOwner(ctx context.Context, owner string, log *slog.Logger, out io.Writer) (err error) {
+	s, err := store.New(store.Config{Address: o.address, Snapshotter: o.snapshotter, Owner: owner, Log: log})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	ctx, cancel := context.WithTimeout(ctx, unpinTimeout)
-	defer cancel()
 	pins, err := s.Pins(ctx)
 	if err != nil {
 		return err

@@ -59,7 +59,9 @@ func (o *pullOptions) run(ctx context.Context, refs []string, logFlags *cli.Log,
 	if err != nil {
 		return err
 	}
-	s, err := store.New(store.Config{Address: o.address, Snapshotter: o.snapshotter, Log: log})
+	s, err := store.New(store.Config{
+		Address: o.address, Snapshotter: o.snapshotter, Owner: cli.PullOwner, Log: log,
+	})
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,10 @@ const (
 	DefaultConfig   = "/etc/hotplate/config.yaml"
 )
 
+// PullOwner marks what hotplate pull does to containerd. It is not the agent's mark, because the agent removes what it
+// finds under its own and does not want.
+const PullOwner = "hotplate-pull"
+
 // ErrSilent ends a program with code 1 after it has already said why.
 var ErrSilent = errors.New("")
 
