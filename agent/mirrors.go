@@ -106,7 +106,7 @@ func (r *reconciler) prove(checks map[string]mirrorCheck) (ended bool) {
 		if !ok || c.err != nil || e.tls.SkipVerify || !c.endpoint.tls.CA.Equal(e.tls.CA) {
 			continue
 		}
-		if _, overlap := r.trust.effective(e.key(), e.tls.CA); overlap {
+		if _, overlap := r.trust.of(e); overlap {
 			ended = true
 			r.log.Info("new CA proven, old one dropped", "registry", e.registry, "mirror", e.url)
 		}
@@ -131,7 +131,7 @@ func (r *reconciler) reportMirrors(checks map[string]mirrorCheck) {
 		if c.err != nil {
 			m.Message = c.err.Error()
 		}
-		_, m.Overlap = r.trust.effective(e.key(), e.tls.CA)
+		_, m.Overlap = r.trust.of(e)
 		byRegistry[e.registry] = append(byRegistry[e.registry], m)
 	}
 	r.view.mirrors(byRegistry)

@@ -300,7 +300,7 @@ func (r *reconciler) probe(ctx context.Context) bool {
 		return false
 	}
 	if p.ok && !p.verdict.Live && same && !verdict.Live {
-		verdict.Cause = p.verdict.Cause // it names another image each time, which is nothing new
+		verdict.Cause = p.verdict.Cause // it differs in names and ports each time, which is nothing new
 	}
 	r.probed = probed{verdict: verdict, ok: true, at: time.Now(), process: r.process}
 	if verdict.Live {

@@ -74,6 +74,14 @@ func unexpired(b certs.Bundle) certs.Bundle {
 // bundles.
 func trustKey(registry, endpoint string) string { return registry + " " + endpoint }
 
+// of is effective for an endpoint. Where nothing is verified, there is nothing to prove and nothing to wait for.
+func (t *trust) of(e endpoint) (_ certs.Bundle, overlap bool) {
+	if e.tls.SkipVerify {
+		return e.tls.CA, false
+	}
+	return t.effective(e.key(), e.tls.CA)
+}
+
 // overlapped returns regs with the CAs that stay trusted until the new ones are proven.
 func (t *trust) overlapped(regs []hostconfig.Registry) []hostconfig.Registry {
 	out := slices.Clone(regs)
@@ -81,7 +89,7 @@ func (t *trust) overlapped(regs []hostconfig.Registry) []hostconfig.Registry {
 		out[i].Mirrors = slices.Clone(out[i].Mirrors)
 	}
 	for _, e := range endpoints(out) {
-		e.tls.CA, _ = t.effective(e.key(), e.tls.CA)
+		e.tls.CA, _ = t.of(e)
 	}
 	return out
 }
