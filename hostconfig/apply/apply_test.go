@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -492,5 +493,55 @@ func TestWhatComesBetweenACrashAndTheNextStartIsSomebodyElses(t *testing.T) {
 		if got := string(readFile(t, filepath.Join(r.hosts, "docker.io/hosts.toml"))); !strings.Contains(got, "theirs") {
 			t.Errorf("killed before operation %d (%s): docker.io/hosts.toml holds %q", at, m.hit, got)
 		}
+	}
+}
+
+// TestACopiedFileSystemIsUnderstood copies the hosts directory, as the baking of a node image does: inode numbers change.
+func TestACopiedFileSystemIsUnderstood(t *testing.T) {
+	for name, m := range map[string]mishap{
+		"copied after a crash before the exchange": {dies: true},
+		"copied after a crash after the exchange":  {dies: true, happens: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tree := render(t, mirror("docker.io", "https://one.example.com", "one"))
+			for at := 0; ; at++ {
+				r := newRig(t)
+				r.write("docker.io/hosts.toml", "server = \"https://theirs.example.com\"\n")
+				r.write("docker.io/ca.crt", "theirs")
+				original := snapshot(t, r.hosts)
+				machine := newMachine(t, r.top)
+				r.open = machine.open
+				machine.at, machine.mishap = at, m
+				h, err := open(context.Background(), r.config(), r.open)
+				if err == nil {
+					_, err = h.Apply(context.Background(), tree, Options{Adopt: map[string]bool{"docker.io": true}})
+					r.close(h)
+				}
+				if err == nil {
+					t.Fatal("there was no exchange")
+				}
+				machine.restart()
+				if !strings.HasPrefix(machine.hit, "exchange") {
+					continue
+				}
+				if out, err := exec.CommandContext(t.Context(), "cp", "-a", r.hosts, r.hosts+".copy").CombinedOutput(); err != nil {
+					t.Fatalf("cp: %v: %s", err, out)
+				}
+				if err := errors.Join(os.Rename(r.hosts, r.hosts+".old"), os.Rename(r.hosts+".copy", r.hosts)); err != nil {
+					t.Fatal(err)
+				}
+				h = r.start()
+				defer r.close(h)
+				if receipt := r.uninstall(h); len(receipt.Left) > 0 {
+					t.Errorf("left %+v", receipt.Left)
+				}
+				machine.flush()
+				got := snapshot(t, r.hosts)
+				if diff := cmp.Diff(names(original), names(got)); diff != "" || !strings.Contains(got["docker.io/hosts.toml"], "theirs") {
+					t.Errorf("after uninstall: %v\n%s", got, diff)
+				}
+				return
+			}
+		})
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -85,7 +86,9 @@ func (w *watcher) loop(ctx context.Context, changed func()) error {
 			}
 			note()
 		case err := <-w.fw.Errors:
-			if !errors.Is(err, fsnotify.ErrEventOverflow) {
+			// A directory that is renamed and gone a moment later, as the probe's, cannot be let go of
+			// (fsnotify backend_inotify.go, handleEvent, 1.10.1).
+			if !errors.Is(err, fsnotify.ErrEventOverflow) && !errors.Is(err, unix.EINVAL) {
 				return fmt.Errorf("watch %q: %w", w.dir, err)
 			}
 			note()

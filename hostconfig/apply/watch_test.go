@@ -106,6 +106,31 @@ func TestWatchFollowsDirectoriesThatComeLater(t *testing.T) {
 	w.told(t, "a file in it")
 }
 
+// This is what the probe does. It has been seen to end the watch within ten rounds.
+func TestWatchSurvivesADirectoryThatIsRenamedAndRemoved(t *testing.T) {
+	r := newRig(t)
+	r.write(".hotplate/tmp/keep", "x")
+	calls := watch(t, r.hosts, nil)
+	here, there := filepath.Join(r.hosts, "probe.invalid"), filepath.Join(r.hosts, ".hotplate/tmp/probe")
+	for range 20 {
+		poke(t, calls, "the directory that comes", func() {
+			if err := os.MkdirAll(filepath.Join(here, "x"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.RemoveAll(filepath.Join(here, "x")); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if err := os.Rename(here, there); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(there); err != nil {
+			t.Fatal(err)
+		}
+	}
+	poke(t, calls, "a change after all that", func() { r.write("late.example.com/hosts.toml", "x") })
+}
+
 func TestWatchFindsAHostsDirectoryThatComesLaterOrIsReplaced(t *testing.T) {
 	r := newRig(t)
 	calls := watch(t, r.hosts, nil)
