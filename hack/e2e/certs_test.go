@@ -72,15 +72,19 @@ func (n *node) pullNew(d *direct) error {
 // overlap wants old and new CA to be trusted, or not.
 func overlap(want bool) want {
 	return func(r report.NodeReport) string {
+		seen := 0
 		for _, reg := range r.Registries {
 			for _, m := range reg.Mirrors {
 				if m.Overlap != want || !want && !m.Reachable {
 					return fmt.Sprintf("mirror %s: overlap %v, reachable %v: %s", m.URL, m.Overlap, m.Reachable, m.Message)
 				}
-				return ""
+				seen++
 			}
 		}
-		return "no mirror was looked at"
+		if seen == 0 {
+			return "no mirror was looked at"
+		}
+		return ""
 	}
 }
 

@@ -30,7 +30,7 @@ func TestCrashInTheMiddle(t *testing.T) {
 		name, what string
 		crash      func(t *testing.T, n *node)
 	}{
-		{"agent killed", "agent: killed with SIGKILL in the middle of a pull, three times", func(t *testing.T, n *node) {
+		{"agent killed", "agent: killed with SIGKILL in the middle of a pull, three times", func(_ *testing.T, n *node) {
 			for _, at := range []int64{1 << 19, 2 << 20, 3 << 20} {
 				n.until(fetched(at))
 				n.kill()

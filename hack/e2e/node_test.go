@@ -458,7 +458,7 @@ func lacks(what, got string, texts []string) string {
 // get asks the agent's HTTP listener, and returns the status line and the body.
 func (n *node) get(path string) string {
 	n.t.Helper()
-	resp, err := http.Get("http://" + n.listen + path) //nolint:noctx // it is local and answers at once
+	resp, err := http.Get("http://" + n.listen + path)
 	if err != nil {
 		return err.Error()
 	}
