@@ -198,6 +198,7 @@ func TestExplainIsTheTruth(t *testing.T) {
 		wall := n.config(up.Host(), config.Deny, one, two)
 		noPath := n.config(up.Host(), config.Deny, one)
 		noPath.Registries[0].Mirrors[0].Path = ""
+		var hosts []int
 		byDefault := n.config("_default", config.Deny, two, one)
 		for i, c := range []*config.Config{n.allow(up, one, two), wall, n.config(up.Host(), config.Deny, two), noPath, byDefault} {
 			n.writeConfig(c)
@@ -208,8 +209,10 @@ func TestExplainIsTheTruth(t *testing.T) {
 			}
 			n.until(ready)
 			n.waitApplied()
-			row.saw("%d", n.compareWithExplain(up, one, two))
+			hosts = append(hosts, n.compareWithExplain(up, one, two))
 		}
+		row.saw("%d configs; hosts asked: %v", len(hosts), hosts)
+		hosts = nil
 		// Files by other hands, with what containerd makes of them in its own way.
 		n.stop()
 		n.uninstall()
@@ -229,8 +232,9 @@ func TestExplainIsTheTruth(t *testing.T) {
 			if err := os.WriteFile(n.hostsTOML(up.Host()), []byte(text), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			row.saw("%d by hand", n.compareWithExplain(up, one, two))
+			hosts = append(hosts, n.compareWithExplain(up, one, two))
 		}
+		row.saw("%d files by other hands; hosts asked: %v", len(hosts), hosts)
 	})
 }
 

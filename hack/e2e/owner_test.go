@@ -197,6 +197,9 @@ func TestDrift(t *testing.T) {
 			took := n.repaired(hosts[i], change.do)
 			row.saw("%s: repaired after %s", change.what, took.Round(time.Millisecond))
 		}
+		if strings.Contains(n.log(), "it is not watched") {
+			row.saw("the kernel granted no file watch, so the timer did it (fs.inotify.max_user_instances)")
+		}
 		img := mirror.push(t, small())
 		n.mustPull(img.under(hosts[0]), img)
 		n.until(ready)
