@@ -112,8 +112,8 @@ type step struct {
 	done  func()       // narrows the manifest when all steps have run
 }
 
-// phase orders the steps: what is named before what names it, new before old. _default is the last to come and the first
-// to go: a registry that has its own directory before or after must not use _default on the way.
+// phase orders the steps: what is named before what names it, new before old. _default is the last to come and the
+// first to go: a registry that has its own directory before or after must not use _default on the way.
 type phase int
 
 const (
@@ -210,8 +210,8 @@ func (h *Host) observe() (hostconfig.Observed, error) {
 	return obs, nil
 }
 
-// tidy removes our own directories in SharedDir, and that itself, when they are not needed. The names are ours alone, so
-// this holds as well where the manifest that would say so was lost.
+// tidy removes our own directories in SharedDir, and that itself, when they are not needed. The names are ours alone,
+// so this holds as well where the manifest that would say so was lost.
 func (h *Host) tidy() error {
 	if err := h.cleanTemp(); err != nil {
 		return err

@@ -28,7 +28,7 @@ type scenario struct {
 }
 
 // watched are the registries whose view is checked at every moment.
-var watched = []string{"docker.io", "a.example.com:5000", "0.example.com", "other.example.com", "hotplate-probe.invalid"}
+var watched = []string{"docker.io", "a.example.com:5000", "0.example.com", "other.example.com", probeDir}
 
 func scenarios(t *testing.T) map[string]scenario {
 	d1 := mirror("docker.io", "https://one.example.com", "one")
@@ -66,7 +66,8 @@ func scenarios(t *testing.T) map[string]scenario {
 			foreign: foreignBoth, to: render(t, d1, a1), adopt: []string{"docker.io", "a.example.com_5000_"},
 		},
 		"give an adopted directory back": {
-			foreign: foreignBoth, from: render(t, d1, a1), to: render(t), adopt: []string{"docker.io", "a.example.com:5000"},
+			foreign: foreignBoth, from: render(t, d1, a1), to: render(t),
+			adopt: []string{"docker.io", "a.example.com:5000"},
 		},
 		"temporary directory": {from: render(t, d1), to: render(t, d1), probe: true},
 		"uninstall":           {from: render(t, d1, a1), uninstall: true},
@@ -152,10 +153,7 @@ func (tr *trial) act(h *Host) error {
 		return err
 	}
 	if tr.probe {
-		const dir = "hotplate-probe.invalid"
-		remove, err := h.PublishTemporary(ctx, dir, render(tr.t, hostconfig.Registry{
-			Host: dir, Upstream: hostconfig.Deny, Mirrors: []hostconfig.Mirror{{URL: "http://127.0.0.1:1", Path: "nonce"}},
-		}))
+		remove, err := h.PublishTemporary(ctx, probeDir, probeTree(tr.t))
 		if err != nil {
 			return err
 		}
@@ -203,7 +201,7 @@ func ends(t testing.TB, s scenario) (old, now, without map[string]string) {
 	old = tr.views()
 	var temporary map[string]string
 	tr.m.after = func(string) {
-		if v := tr.views(); v["hotplate-probe.invalid"] != old["hotplate-probe.invalid"] {
+		if v := tr.views(); v[probeDir] != old[probeDir] {
 			temporary = v
 		}
 	}
@@ -232,8 +230,8 @@ const (
 	nothingNow sequel = "an uninstall"
 )
 
-// sequels are all of them, or, unless HOTPLATE_FULL is set, one that differs from step to step: what is killed after one
-// operation is in the state of what is killed before the next.
+// sequels are all of them, or, unless HOTPLATE_FULL is set, one that differs from step to step: what is killed after
+// one operation is in the state of what is killed before the next.
 func sequels(n int) []sequel {
 	all := []sequel{sameAgain, oldAgain, nothingNow}
 	if os.Getenv("HOTPLATE_FULL") != "" {

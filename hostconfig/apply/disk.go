@@ -51,6 +51,7 @@ type opener func(dir string) (disk, error)
 var (
 	errNotRegular = errors.New("is not a regular file")
 	errTooLarge   = errors.New("is too large")
+	errTooMany    = fmt.Errorf("holds more than %d entries", hostconfig.MaxEntries)
 )
 
 // osDisk is a disk of the operating system. os.Root keeps every name below the root even while somebody swaps
@@ -124,7 +125,8 @@ func (d *osDisk) openChecked(name string, ok func(fs.FileMode) error) (*os.File,
 		return nil, err
 	}
 	if opened, err := f.Stat(); err != nil || !os.SameFile(info, opened) {
-		return nil, errors.Join(err, f.Close(), &fs.PathError{Op: "open", Path: name, Err: errors.New("changed meanwhile")})
+		swapped := &fs.PathError{Op: "open", Path: name, Err: errors.New("changed meanwhile")}
+		return nil, errors.Join(err, f.Close(), swapped)
 	}
 	return f, nil
 }
@@ -149,7 +151,7 @@ func (d *osDisk) List(name string) ([]string, error) {
 		return nil, err
 	}
 	if len(names) > hostconfig.MaxEntries {
-		return nil, &fs.PathError{Op: "list", Path: name, Err: fmt.Errorf("holds more than %d entries", hostconfig.MaxEntries)}
+		return nil, &fs.PathError{Op: "list", Path: name, Err: errTooMany}
 	}
 	slices.Sort(names)
 	return names, nil

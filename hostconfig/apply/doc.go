@@ -4,10 +4,11 @@
 // # What containerd needs
 //
 // containerd looks for a registry's directory, reads hosts.toml in it, and then opens the certificates that hosts.toml
-// names, at every resolve (core/remotes/docker/config/hosts.go). A directory without hosts.toml, or a broken hosts.toml,
-// sends it to upstream without an error, and an empty directory keeps it from looking at _default; a certificate that
-// is missing fails the pull. So a registry has to switch from old to new in one rename, what a hosts.toml names has to
-// be there before it and stay for a while after it, and a directory must come and go as a whole.
+// names, at every resolve (core/remotes/docker/config/hosts.go, 2.4.2). A directory without hosts.toml, or a broken
+// hosts.toml, sends it to upstream without an error, and an empty directory keeps it from looking at _default; a
+// certificate that is missing fails the pull. So a registry has to switch from old to new in one rename, what a
+// hosts.toml names has to be there before it and stay for a while after it, and a directory must come and go as a
+// whole.
 //
 // Certificates lie in hostconfig.SharedDir under names made from their content. A host directory therefore holds only
 // its hosts.toml, and can come, change and go in one rename, whatever loads are under way.

@@ -77,8 +77,8 @@ func newMachine(t testing.TB, top string) *machine {
 	return m
 }
 
-// restart is a new process on the same disks, to which nothing happens. What a process that was killed had not synced is
-// there, but still not synced.
+// restart is a new process on the same disks, to which nothing happens. What a process that was killed had not synced
+// is there, but still not synced.
 func (m *machine) restart() {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -98,8 +98,8 @@ func TestKillNineAtRandomMoments(t *testing.T) {
 		tree := &rig{t: t, hosts: filepath.Join(dir, "trees", name)}
 		tree.write(".hotplate/"+ca, string(cas()["one"].PEM()))
 		for host, url := range body {
-			tree.write(host+"/hosts.toml", fmt.Sprintf("server = %q\nca = \"../.hotplate/%s\"\n[host.%q]\nca = \"../.hotplate/%s\"\n",
-				url, ca, url, ca))
+			line := fmt.Sprintf("ca = \"../.hotplate/%s\"\n", ca)
+			tree.write(host+"/hosts.toml", fmt.Sprintf("server = %q\n%s[host.%q]\n%s", url, line, url, line))
 		}
 		see(tree.hosts)
 	}

@@ -75,7 +75,7 @@ func TestDiskFullKeepsWhatWasInForce(t *testing.T) {
 			h := r.start()
 			defer r.close(h)
 			old := render(t, mirror("docker.io", "https://old.example.com", "one"))
-			now := render(t, mirror("docker.io", "https://new.example.com", "two"), mirror("b.example.com", "https://b2.example.com", "two"))
+			now := pair(t, "two")
 			r.apply(h, old)
 			views := func() [2]string { return [2]string{view(r.hosts, "docker.io"), view(r.hosts, "b.example.com")} }
 			before := views()
@@ -89,10 +89,11 @@ func TestDiskFullKeepsWhatWasInForce(t *testing.T) {
 					break
 				}
 				failed++
-				if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "make room") {
+				if !errors.Is(err, syscall.ENOSPC) || !says(err, dir, "make room") {
 					t.Errorf("%d free pages: %v", free, err)
 				}
-				if after[0] != before[0] && !strings.Contains(after[0], "new.example.com") || strings.Contains(after[0]+after[1], "error") {
+				if after[0] != before[0] && !strings.Contains(after[0], "two.example.com") ||
+					strings.Contains(after[0]+after[1], "error") {
 					t.Errorf("%d free pages: containerd sees %v", free, after)
 				}
 				if r.exists(tempDir) {
@@ -133,7 +134,7 @@ func TestReadOnlyDirectoryIsAClearError(t *testing.T) {
 	remount(unix.MS_RDONLY)
 	now := render(t, mirror("docker.io", "https://new.example.com", "two"))
 	_, err := h.Apply(context.Background(), now, Options{})
-	if !errors.Is(err, syscall.EROFS) || !strings.Contains(err.Error(), r.hosts) || !strings.Contains(err.Error(), "mount it writable") {
+	if !errors.Is(err, syscall.EROFS) || !says(err, r.hosts, "mount it writable") {
 		t.Errorf("error is %v", err)
 	}
 	r.wantTree(old)
@@ -167,7 +168,7 @@ func TestErrorsNameThePathAndTheNextStep(t *testing.T) {
 				m.ops, m.at, m.mishap = 0, at, mishap{err: tt.err}
 				_, err := h.Apply(context.Background(), tree, Options{})
 				m.heal()
-				if err == nil || !errors.Is(err, tt.err) || !strings.Contains(err.Error(), tt.says) || !strings.Contains(err.Error(), r.top) {
+				if !errors.Is(err, tt.err) || !says(err, tt.says, r.top) {
 					t.Errorf("operation %d: %v", at, err)
 				}
 				r.apply(h, nil)
@@ -195,16 +196,16 @@ func TestWhatCannotBeMovedIsNotAdopted(t *testing.T) {
 			}
 			h := r.start()
 			defer r.close(h)
-			tree := render(t, mirror("docker.io", "https://one.example.com", "one"), mirror("b.example.com", "https://b2.example.com", "one"))
+			tree := pair(t, "one")
 			for range 2 {
 				_, err := h.Apply(context.Background(), tree, Options{Adopt: map[string]bool{"docker.io": true}})
-				if !errors.Is(err, errno) || !strings.Contains(err.Error(), filepath.Join(r.hosts, "docker.io")) {
+				if !errors.Is(err, errno) || !says(err, filepath.Join(r.hosts, "docker.io")) {
 					t.Errorf("error is %v", err)
 				}
 				if !r.exists("b.example.com/hosts.toml") {
 					t.Error("it has kept another registry from being written")
 				}
-				if got := string(readFile(t, filepath.Join(r.hosts, "docker.io/hosts.toml"))); !strings.Contains(got, "theirs") {
+				if got := r.read("docker.io/hosts.toml"); !strings.Contains(got, "theirs") {
 					t.Errorf("docker.io/hosts.toml holds %q", got)
 				}
 			}
@@ -229,7 +230,8 @@ func (d *cannotExchange) Exchange(a, b string) error {
 func TestRealDiskKeepsItsPromises(t *testing.T) {
 	top := t.TempDir()
 	r := &rig{
-		t: t, top: top, hosts: filepath.Join(top, "certs.d"), dir: filepath.Join(top, "state"), clock: newClock(), open: openDisk,
+		t: t, top: top, hosts: filepath.Join(top, "certs.d"), dir: filepath.Join(top, "state"),
+		clock: newClock(), open: openDisk,
 	}
 	oddTree(t, r)
 	original := snapshot(t, r.hosts)

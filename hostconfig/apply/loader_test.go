@@ -45,7 +45,8 @@ func hammer(t *testing.T, r *rig, host string, want map[string]bool, rewrites in
 		}
 		for i := range loads {
 			begun := loads[i].Load()
-			waitFor(t, "the load that is under way ends", func() bool { return loads[i].Load() > begun || bad.Load() != nil })
+			ended := func() bool { return loads[i].Load() > begun || bad.Load() != nil }
+			waitFor(t, "the load that is under way ends", ended)
 		}
 		r.clock.advance(time.Minute)
 		settle(n)

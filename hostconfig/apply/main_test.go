@@ -17,6 +17,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -127,6 +128,13 @@ func mirror(host, url, ca string) hostconfig.Registry {
 		Host: host, Upstream: hostconfig.Deny,
 		Mirrors: []hostconfig.Mirror{{URL: url, TLS: hostconfig.TLS{CA: cas()[ca]}}},
 	}
+}
+
+// pair is the desired state of two registries with one CA.
+func pair(t testing.TB, ca string) hostconfig.Tree {
+	t.Helper()
+	return render(t, mirror("docker.io", "https://"+ca+".example.com", ca),
+		mirror("b.example.com", "https://b2.example.com", ca))
 }
 
 func render(t testing.TB, regs ...hostconfig.Registry) hostconfig.Tree {
@@ -251,6 +259,17 @@ func (r *rig) wantTree(tree hostconfig.Tree) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		r.t.Errorf("hosts directory (-want +got):\n%s", diff)
 	}
+}
+
+// read returns the content of a file in the hosts directory.
+func (r *rig) read(name string) string {
+	r.t.Helper()
+	return string(readFile(r.t, filepath.Join(r.hosts, name)))
+}
+
+// says reports whether err says all of parts.
+func says(err error, parts ...string) bool {
+	return err != nil && !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(err.Error(), p) })
 }
 
 func readFile(t testing.TB, name string) []byte {

@@ -20,10 +20,11 @@ func validDir(dir string) bool {
 // validFile reports whether p can be a file of ours: one directory deep, in SharedDir or a host directory.
 func validFile(p string) bool {
 	dir, name, ok := strings.Cut(p, "/")
-	return ok && (dir == hostconfig.SharedDir || validDir(dir)) && len(name) <= maxName &&
-		name != "" && name[0] != '.' && !strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == '/' || r == 0x7f }) &&
-		dir+"/"+name != tempDir && dir+"/"+name != keptDir
+	return ok && (dir == hostconfig.SharedDir || validDir(dir)) && p != tempDir && p != keptDir &&
+		name != "" && len(name) <= maxName && name[0] != '.' && !strings.ContainsFunc(name, unusual)
 }
+
+func unusual(r rune) bool { return r <= ' ' || r == '/' || r == 0x7f }
 
 // checkTree refuses what Render never makes. It is the last guard before names become paths.
 func checkTree(tree hostconfig.Tree) error {
@@ -34,16 +35,19 @@ func checkTree(tree hostconfig.Tree) error {
 		case !validFile(p):
 			errs = append(errs, fmt.Errorf("%q is not a path that hotplate writes", p))
 		case f.Mode&^0o777 != 0 || f.Mode&0o600 != 0o600:
-			errs = append(errs, fmt.Errorf("%q has mode %v; it must be readable and writable, without special bits", p, f.Mode))
+			errs = append(errs, fmt.Errorf("%q has mode %v; its owner must have rw, and special bits are not used", p,
+				f.Mode))
 		case len(f.Data) > hostconfig.MaxFileSize:
-			errs = append(errs, fmt.Errorf("%q has %d bytes; more than %d are not read back", p, len(f.Data), hostconfig.MaxFileSize))
+			errs = append(errs, fmt.Errorf("%q has %d bytes; more than %d are not read back", p, len(f.Data),
+				hostconfig.MaxFileSize))
 		case len(f.Data) == 0:
 			errs = append(errs, fmt.Errorf("%q is empty; containerd goes to upstream for an empty hosts.toml", p))
 		}
 	}
 	for _, dir := range tree.HostDirs() {
 		if _, ok := tree[dir+"/"+hostconfig.HostsTOML]; !ok && validDir(dir) {
-			errs = append(errs, fmt.Errorf("%q would have no %s; containerd goes to upstream then", dir, hostconfig.HostsTOML))
+			errs = append(errs, fmt.Errorf("%q would have no %s; containerd goes to upstream then", dir,
+				hostconfig.HostsTOML))
 		}
 	}
 	return errors.Join(errs...)

@@ -1,7 +1,7 @@
 package apply
 
 import (
-	"errors"
+	"fmt"
 	"maps"
 	"path"
 	"slices"
@@ -127,8 +127,8 @@ func (tx *transaction) keep(c hostconfig.Change, forDir string) (keptThing, erro
 		return keptThing{}, h.fault("read", keptPath(c.Path), err)
 	}
 	if occupied != 0 {
-		return keptThing{}, h.fault("adopt", c.Path, errors.New("hotplate already keeps an earlier thing of that name in "+
-			h.path(keptPath(c.Path))+": remove one of the two"))
+		return keptThing{}, h.fault("adopt", c.Path, fmt.Errorf(
+			"hotplate keeps an earlier thing of that name as %q: remove one of the two", h.path(keptPath(c.Path))))
 	}
 	return keptThing{Inode: ino, For: forDir}, nil
 }

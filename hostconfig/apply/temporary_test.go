@@ -8,6 +8,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
 	"github.com/hotplate-dev/hotplate/hostconfig"
 )
 
@@ -15,7 +18,8 @@ const probeDir = "hotplate-probe.invalid"
 
 func probeTree(t testing.TB) hostconfig.Tree {
 	return render(t, hostconfig.Registry{
-		Host: probeDir, Upstream: hostconfig.Deny, Mirrors: []hostconfig.Mirror{{URL: "http://127.0.0.1:1", Path: "nonce"}},
+		Host: probeDir, Upstream: hostconfig.Deny,
+		Mirrors: []hostconfig.Mirror{{URL: "http://127.0.0.1:1", Path: "nonce"}},
 	})
 }
 
@@ -32,8 +36,8 @@ func TestATemporaryDirectoryIsNobodysDrift(t *testing.T) {
 	if !strings.Contains(view(r.hosts, probeDir), "127.0.0.1:1") {
 		t.Errorf("containerd sees %s", view(r.hosts, probeDir))
 	}
-	if receipt := r.apply(h, tree); len(receipt.Changed)+len(receipt.Drift)+len(receipt.Conflicts)+len(receipt.Left) > 0 {
-		t.Errorf("receipt is %+v", receipt)
+	if diff := cmp.Diff(Receipt{}, r.apply(h, tree), cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("receipt (-want +got):\n%s", diff)
 	}
 	if !r.exists(probeDir) {
 		t.Error("Apply has removed it")

@@ -47,8 +47,8 @@ func oddTree(t *testing.T, r *rig) {
 	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range []string{"docker.io/ca.crt", "docker.io/deep/er", "docker.io/deep", "docker.io/empty", "docker.io", "gcr.io"} {
-		r.age(p)
+	for _, p := range []string{"ca.crt", "deep/er", "deep", "empty", ".", "../gcr.io"} {
+		r.age("docker.io/" + p)
 	}
 }
 
@@ -96,9 +96,12 @@ func TestAdoptedFilesStayWhileALoadMayStillOpenThem(t *testing.T) {
 	oddTree(t, r)
 	h := r.start()
 	defer r.close(h)
-	tree := render(t, mirror("docker.io", "https://one.example.com", "one"), mirror("localhost:5000", "https://l.example.com", "one"))
+	tree := render(t, mirror("docker.io", "https://one.example.com", "one"),
+		mirror("localhost:5000", "https://l.example.com", "one"))
 	receipt := r.apply(h, tree, "docker.io", "localhost_5000_")
-	for _, p := range []string{"docker.io/ca.crt", "docker.io/deep/er/key", "docker.io/link.crt", "localhost:5000/ca.crt"} {
+	for _, p := range []string{
+		"docker.io/ca.crt", "docker.io/deep/er/key", "docker.io/link.crt", "localhost:5000/ca.crt",
+	} {
 		if !r.exists(p) {
 			t.Errorf("%s is gone at once", p)
 		}
@@ -150,8 +153,10 @@ func TestUninstallLeavesWhatSomebodyElseChangedAndNamesIt(t *testing.T) {
 			do: func(r *rig) {
 				r.write("docker.io/hosts.toml", "mine again")
 			},
-			left:  []string{"docker.io"},
-			there: map[string]string{"docker.io/hosts.toml": "mine again", ".hotplate/kept/docker.io/hosts.toml": "theirs"},
+			left: []string{"docker.io"},
+			there: map[string]string{
+				"docker.io/hosts.toml": "mine again", ".hotplate/kept/docker.io/hosts.toml": "theirs",
+			},
 		},
 		"an adopted directory that was removed is put back": {
 			do: func(r *rig) {
@@ -179,7 +184,8 @@ func TestUninstallLeavesWhatSomebodyElseChangedAndNamesIt(t *testing.T) {
 			r.write("docker.io/hosts.toml", "theirs")
 			h := r.start()
 			defer r.close(h)
-			tree := render(t, mirror("docker.io", "https://one.example.com", "two"), mirror("new.example.com", "https://n.example.com", "one"))
+			tree := render(t, mirror("docker.io", "https://one.example.com", "two"),
+				mirror("new.example.com", "https://n.example.com", "one"))
 			r.apply(h, tree, "docker.io")
 			tt.do(r)
 			receipt := r.uninstall(h)

@@ -24,9 +24,9 @@ const (
 )
 
 // Watch calls changed after something in the hosts directory dir, or in a directory in it, was changed by anybody,
-// hotplate included. Changes that follow each other closely are told as one, a quarter of a second late at most. changed
-// is called in the goroutine of the caller, never twice at a time. Watch returns nil when ctx ends, or what keeps it
-// from watching: then drift is found only when Apply next looks.
+// hotplate included. Changes that follow each other closely are told as one, a quarter of a second late at most.
+// changed is called in the goroutine of the caller, never twice at a time. Watch returns nil when ctx ends, or what
+// keeps it from watching: then drift is found only when Apply next looks.
 //
 // Events are hints; they can be lost, and what changes behind a symbolic link makes none. Call Apply from time to time
 // as well.
