@@ -243,3 +243,54 @@ func TestKindsOfImages(t *testing.T) {
 		})
 	}
 }
+
+func TestImagesOfAConfig(t *testing.T) {
+	t.Parallel()
+	row := shows(t, newest, "agent: images by priority, without a pin where none is asked for, short names, added while it runs")
+	mirror := newMirror(t)
+	n := newNode(t, newest, nil)
+	unpinned := false
+	last, first, hub := mirror.push(t, small()), mirror.push(t, small()), mirror.push(t, small())
+	c := n.config(mirrored, config.Deny, mirror)
+	c.Registries = append(c.Registries, config.Registry{Host: "docker.io", Upstream: config.Deny,
+		Mirrors: c.Registries[0].Mirrors})
+	c.Images = []config.Image{
+		{Name: "last", Ref: last.under(mirrored), Pin: &unpinned},
+		{Name: "first", Ref: first.under(mirrored), Priority: 10},
+	}
+	n.writeConfig(c)
+	n.start()
+	n.until(ready, imageIs("last", report.ImageReady), imageIs("first", report.ImageReady))
+	if asked := mirror.asked(); !strings.HasSuffix(asked[0].Path, "/"+first.tag) {
+		t.Errorf("the image of low priority came first: %+v", asked)
+	}
+	n.checkPinned(last, false)
+	n.checkPinned(first, true)
+
+	c.Images = append(c.Images, config.Image{Name: "hub", Ref: hub.repo + ":" + hub.tag})
+	n.configure(c)
+	n.until(ready, imageIs("hub", report.ImageReady))
+	n.checkImage(mirror, hub, hub.under("docker.io"), "docker.io/"+hub.repo+"@"+hub.digest)
+	row.saw("3 images Ready")
+}
+
+func TestConfigFromAVolume(t *testing.T) {
+	t.Parallel()
+	row := shows(t, newest, "the config itself is replaced as the kubelet does with a ConfigMap: by a symlink")
+	mirror := newMirror(t)
+	n := newNode(t, newest, nil)
+	n.volume = true
+	c := n.config(mirrored, config.Deny, mirror)
+	n.writeConfig(c)
+	n.start()
+	n.until(ready)
+	for i := range 3 {
+		img := mirror.push(t, small())
+		c.Images = []config.Image{{Name: "model", Ref: img.under(mirrored)}}
+		c.Registries[0].Mirrors[0].Headers = map[string][]string{"X-Version": {string(rune('a' + i))}}
+		n.configure(c)
+		n.until(ready, imageIs("model", report.ImageReady))
+		n.checkImage(mirror, img, img.under(mirrored))
+	}
+	row.saw("3 versions, each in force and its image Ready")
+}

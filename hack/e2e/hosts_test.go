@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hotplate-dev/hotplate/agent/config"
@@ -228,5 +229,77 @@ func TestRegistryLeavesTheConfig(t *testing.T) {
 			t.Errorf("the mirror got %d requests for a registry that is not in the config", got-kept)
 		}
 		row.saw("upstream %d requests, mirror 0; the other registry still mirrored", len(up.asked()))
+	})
+}
+
+func TestRegistryNames(t *testing.T) {
+	forLines(t, func(t *testing.T, line string) {
+		row := shows(t, line, "registries of every form of name are mirrored: docker.io, host, host:port, [v6]:port, localhost:port")
+		mirror := newMirror(t)
+		n := newNode(t, line, nil)
+		hosts := []string{"docker.io", "registry.invalid", "registry.invalid:5000", "[::1]:5000", "localhost:5000"}
+		c := n.config(hosts[0], config.Deny, mirror)
+		for _, h := range hosts[1:] {
+			c.Registries = append(c.Registries, config.Registry{Host: h, Upstream: config.Deny,
+				Mirrors: c.Registries[0].Mirrors})
+		}
+		n.writeConfig(c)
+		n.start()
+		n.until(ready)
+		n.waitApplied()
+		for _, h := range hosts {
+			mirror.Reset()
+			img := mirror.push(t, small())
+			n.mustPull(img.under(h), img)
+			checkProxied(t, mirror)
+			if len(mirror.asked()) == 0 {
+				t.Errorf("the mirror was not asked for an image of %s", h)
+			}
+		}
+		row.saw("%d names, each through the mirror", len(hosts))
+	})
+}
+
+func TestWaysToReachAMirror(t *testing.T) {
+	forLines(t, func(t *testing.T, line string) {
+		row := shows(t, line, "mirrors over plain HTTP, with skipVerify, with headers, without a path")
+		secure, plain := newMirror(t), newSite(t, harbor, project, func(c *rig.ProxyConfig) { c.CertPEM = nil })
+		whole := newSite(t, upstream, "", nil)
+		n := newNode(t, line, nil)
+		c := n.config("trusted.invalid", config.Deny, secure)
+		c.Registries[0].Mirrors[0].Headers = map[string][]string{"X-Node": {"gpu-1"}}
+		for host, m := range map[string]config.Mirror{
+			"plain.invalid":    {URL: plain.URL(), Path: project},
+			"unproven.invalid": {URL: secure.URL(), Path: project, TLS: config.TLS{SkipVerify: true}},
+			"whole.invalid":    {URL: whole.URL(), TLS: config.TLS{SkipVerify: true}},
+		} {
+			c.Registries = append(c.Registries, config.Registry{Host: host, Upstream: config.Deny, Mirrors: []config.Mirror{m}})
+		}
+		n.writeConfig(c)
+		n.start()
+		n.until(ready)
+		n.waitApplied()
+		var headers atomic.Int64
+		secure.SetScript(func(r *http.Request) rig.Fault {
+			if r.Header.Get("X-Node") == "gpu-1" {
+				headers.Add(1)
+			}
+			return rig.Fault{}
+		})
+		for _, at := range []struct {
+			host string
+			*site
+		}{{"trusted.invalid", secure}, {"plain.invalid", plain}, {"unproven.invalid", secure}, {"whole.invalid", whole}} {
+			at.Reset()
+			img := at.push(t, small())
+			n.mustPull(img.under(at.host), img)
+			if len(at.asked()) == 0 {
+				t.Errorf("the mirror of %s was not asked", at.host)
+			}
+		}
+		if headers.Load() == 0 {
+			t.Error("no request has the configured header")
+		}
+		row.saw("each pulled through; %d requests with the header", headers.Load())
 	})
 }

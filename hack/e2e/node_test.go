@@ -43,6 +43,7 @@ type node struct {
 	env        []string // added to the programs' environment
 	secrets    []string // what must be in nothing that is printed, beside the shared password
 	listen     string
+	volume     bool            // the config is a file of a volume, as swap makes them
 	spoken     strings.Builder // what commands printed
 }
 
@@ -190,7 +191,11 @@ func (n *node) writeConfig(c *config.Config) (hash string) {
 	if s.Config == nil {
 		n.t.Fatalf("the test's config is faulty: %v\n%s", s.Err, raw)
 	}
-	n.write("config.yaml", raw)
+	if n.volume {
+		n.swap(map[string][]byte{"config.yaml": raw})
+	} else {
+		n.write("config.yaml", raw)
+	}
 	return s.Hash
 }
 
