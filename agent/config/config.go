@@ -164,7 +164,7 @@ type Image struct {
 	Platform string `yaml:"platform,omitempty"`
 	// Priority orders images: higher first, equal ones in the order of this document. Default: 0.
 	Priority int `yaml:"priority,omitempty"`
-	// Pin protects the image from the kubelet's garbage collection (containerd 1.6.36 and later). Default: true.
+	// Pin protects the image from the kubelet's garbage collection (containerd 1.6.22, 1.7.3 and later). Default: true.
 	Pin *bool `yaml:"pin,omitempty"`
 }
 

@@ -1,4 +1,3 @@
-// Command hotplate-agent keeps one node as its config wants it. See package agent.
 package main
 
 import (

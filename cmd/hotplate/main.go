@@ -1,5 +1,3 @@
-// Command hotplate is what a person uses on a node: pull images as the agent does, check configs, see what containerd
-// will do, and ask the agent how it is.
 package main
 
 import (

@@ -35,6 +35,9 @@ func Main(cmd *cobra.Command) {
 	context.AfterFunc(ctx, stop)
 	cmd.SilenceErrors = true
 	cmd.SilenceUsage = true
+	for _, sub := range cmd.Commands() {
+		sub.Version = cmd.Version // --version is everywhere
+	}
 	err := cmd.ExecuteContext(ctx)
 	if err == nil {
 		os.Exit(0)

@@ -1,0 +1,9 @@
+// Command hotplate-agent keeps one node as its config wants it.
+//
+//  1. It takes the lock of the state directory and undoes or settles what a crash has left (hostconfig/apply).
+//  2. It opens its parts: the daemon, the store, the config source.
+//  3. It runs package agent, and serves status, metrics and health, until SIGTERM. With --once it makes one try and
+//     prints the status.
+//
+// uninstall takes everything back instead. A crash leaves what the packages' docs say; the next start goes on from there.
+package main
