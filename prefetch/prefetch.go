@@ -205,9 +205,10 @@ func (p *Prefetcher) Sweep(ctx context.Context, wanted []Image) error {
 }
 
 // Hosts reads the registry hosts of a hosts directory (certs.d) as containerd does, at every call. creds gives user and
-// secret for the host that is really asked, such as registry-1.docker.io or harbor.example.com:8443; an empty user with
-// a secret means a long-lived token, both empty means no credentials. The proxy is taken from the environment.
-func Hosts(hostsDir string, creds func(host string) (user, secret string, err error)) docker.RegistryHosts {
+// secret for the registry that the reference names, such as docker.io, at the host that is really asked, such as
+// registry-1.docker.io or harbor.example.com:8443; an empty user with a secret means a long-lived token, both empty means
+// no credentials. The proxy is taken from the environment.
+func Hosts(hostsDir string, creds func(registry, host string) (user, secret string, err error)) docker.RegistryHosts {
 	return fetch.Hosts(hostsDir, userAgent(), creds)
 }
 

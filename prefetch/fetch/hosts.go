@@ -15,19 +15,25 @@ import (
 const idlePerHost = 64
 
 // Hosts reads the registry hosts of a hosts directory (certs.d) as containerd does, at every call; an empty hostsDir is
-// no directory. creds gives user and secret for the host that is really asked, such as registry-1.docker.io or
-// harbor.example.com:8443; an empty user with a secret means a long-lived token, both empty means no credentials. creds
-// may be nil. The proxy is taken from the environment.
-func Hosts(hostsDir, userAgent string, creds func(host string) (user, secret string, err error)) docker.RegistryHosts {
-	opts := config.HostOptions{
-		Credentials:    creds,
-		UpdateClient:   keepConnections,
-		AuthorizerOpts: []docker.AuthorizerOpt{docker.WithAuthHeader(http.Header{"User-Agent": {userAgent}})},
+// no directory. creds gives user and secret for the registry that the reference names, such as docker.io, at the host
+// that is really asked, such as registry-1.docker.io or harbor.example.com:8443: two registries may be two projects of
+// one host, each with an account of its own. An empty user with a secret means a long-lived token, both empty means no
+// credentials. creds may be nil. The proxy is taken from the environment.
+func Hosts(hostsDir, userAgent string,
+	creds func(registry, host string) (user, secret string, err error)) docker.RegistryHosts {
+	return func(registry string) ([]docker.RegistryHost, error) {
+		opts := config.HostOptions{
+			UpdateClient:   keepConnections,
+			AuthorizerOpts: []docker.AuthorizerOpt{docker.WithAuthHeader(http.Header{"User-Agent": {userAgent}})},
+		}
+		if creds != nil {
+			opts.Credentials = func(host string) (string, string, error) { return creds(registry, host) }
+		}
+		if hostsDir != "" {
+			opts.HostDir = config.HostDirFromRoot(hostsDir)
+		}
+		return config.ConfigureHosts(quiet(context.Background()), opts)(registry)
 	}
-	if hostsDir != "" {
-		opts.HostDir = config.HostDirFromRoot(hostsDir)
-	}
-	return config.ConfigureHosts(quiet(context.Background()), opts)
 }
 
 func keepConnections(c *http.Client) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -249,17 +250,24 @@ func TestWhatIsNoImageIsRefused(t *testing.T) {
 func hostsDir(t *testing.T, registry, toml string, files map[string][]byte) string {
 	t.Helper()
 	root := t.TempDir()
+	addHosts(t, root, registry, toml, files)
+	return root
+}
+
+// addHosts writes a host directory into a certs.d.
+func addHosts(t *testing.T, root, registry, toml string, files map[string][]byte) {
+	t.Helper()
 	dir := filepath.Join(root, registry)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	files["hosts.toml"] = []byte(toml)
-	for name, data := range files {
+	all := map[string][]byte{"hosts.toml": []byte(toml)}
+	maps.Copy(all, files)
+	for name, data := range all {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return root
 }
 
 func TestHostsReadsCertsD(t *testing.T) {
@@ -272,7 +280,7 @@ func TestHostsReadsCertsD(t *testing.T) {
 		"capabilities = [\"pull\", \"resolve\"]\noverride_path = true\nca = \"ca.pem\"\n", reg.URL()+"/v2/project")
 	dir := hostsDir(t, "registry.example.com", toml, map[string][]byte{"ca.pem": ca})
 	var asked []string
-	hosts := fetch.Hosts(dir, "test/1", func(host string) (string, string, error) {
+	hosts := fetch.Hosts(dir, "test/1", func(_, host string) (string, string, error) {
 		asked = append(asked, host)
 		return prefetchtest.User, prefetchtest.Password, nil
 	})
@@ -297,6 +305,33 @@ func TestHostsReadsCertsD(t *testing.T) {
 	_, _, err = repository(t, hosts, "registry.example.com/a:v1").Resolve(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "x509") || !strings.Contains(err.Error(), "configure the CA") {
 		t.Errorf("without the CA: %v", err)
+	}
+}
+
+func TestRegistriesOnOneHostHaveTheirOwnCredentials(t *testing.T) {
+	reg := prefetchtest.NewRegistry(t)
+	img := prefetchtest.Build(t, 11, 10)
+	reg.RequireTokens(1000, true)
+	root := t.TempDir()
+	for _, project := range []string{"one", "two"} {
+		reg.Push(img, project+"/a", "v1")
+		addHosts(t, root, project+".example.com",
+			fmt.Sprintf("server = %q\noverride_path = true\n", reg.URL()+"/v2/"+project), nil)
+	}
+	hosts := fetch.Hosts(root, "test/1", func(registry, host string) (string, string, error) {
+		if host != reg.Host() {
+			t.Errorf("credentials for %s at %s were asked for, want at %s", registry, host, reg.Host())
+		}
+		if registry == "one.example.com" {
+			return prefetchtest.User, prefetchtest.Password, nil
+		}
+		return "other", "other", nil
+	})
+	if _, _, err := repository(t, hosts, "one.example.com/a:v1").Resolve(t.Context()); err != nil {
+		t.Errorf("with the right credentials: %v", err)
+	}
+	if _, _, err := repository(t, hosts, "two.example.com/a:v1").Resolve(t.Context()); err == nil {
+		t.Error("the second registry was asked with the credentials of the first")
 	}
 }
 

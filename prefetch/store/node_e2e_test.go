@@ -53,9 +53,9 @@ func TestThroughCertsD(t *testing.T) {
 	rigtest.Mirror{Host: "registry.invalid", URL: reg.URL(), Path: "project", CA: ca.PEM()}.Write(t, hosts)
 	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
 		password := "wrong"
-		creds := func(host string) (string, string, error) {
-			if host != reg.Host() {
-				return "", "", fmt.Errorf("credentials for %s were asked for", host)
+		creds := func(registry, host string) (string, string, error) {
+			if registry != "registry.invalid" || host != reg.Host() {
+				return "", "", fmt.Errorf("credentials for %s at %s were asked for", registry, host)
 			}
 			return "robot", password, nil
 		}
