@@ -241,8 +241,23 @@ func TestExplain(t *testing.T) {
 			dir:   "r.example.com", urls: []string{"https://m.example.com:5000/v2", "https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamLast, codes: []string{"skip-verify"},
 		},
-		"http without port and with TLS options, on 1.6": {
-			files: hostsTOML("[host.\"http://m.example.com\"]\nskip_verify = true\n"), v: "1.6",
+		"http with TLS options, on 1.6.24": {
+			files: hostsTOML("[host.\"http://m.example.com:5000\"]\nskip_verify = true\n"), v: "1.6.24",
+			dir: "r.example.com", urls: []string{"http://m.example.com:5000/v2", "https://r.example.com/v2"},
+			upstream: hostconfig.UpstreamLast, codes: []string{"skip-verify"},
+		},
+		"http with TLS options, on 1.6.25": {
+			files: hostsTOML("[host.\"http://m.example.com:5000\"]\nskip_verify = true\n"), v: "1.6.25",
+			dir: "r.example.com", urls: []string{"https://m.example.com:5000/v2", "https://r.example.com/v2"},
+			upstream: hostconfig.UpstreamLast, codes: []string{"skip-verify"},
+		},
+		"http with TLS options, on 1.7.6": {
+			files: hostsTOML("[host.\"http://m.example.com:5000\"]\nskip_verify = true\n"), v: "1.7.6",
+			dir: "r.example.com", urls: []string{"http://m.example.com:5000/v2", "https://r.example.com/v2"},
+			upstream: hostconfig.UpstreamLast, codes: []string{"skip-verify"},
+		},
+		"http without port and with TLS options, on 1.6.25": {
+			files: hostsTOML("[host.\"http://m.example.com\"]\nskip_verify = true\n"), v: "1.6.25",
 			dir: "r.example.com", urls: []string{"http://m.example.com/v2", "https://r.example.com/v2"},
 			upstream: hostconfig.UpstreamLast, codes: []string{"skip-verify"},
 		},

@@ -189,6 +189,9 @@ func (h HostEntry) hasTLSOptions() bool { return h.CA != nil || h.Client != nil 
 func triesHTTPS(h HostEntry, v Version) bool {
 	_, port, _ := net.SplitHostPort(h.Host)
 	explicit := h.hasTLSOptions() || h.DialTimeout != nil && v.certainly(dialTimeoutTriesHTTPS)
+	if v.certainly(httpStaysHTTP16) || v.certainly(httpStaysHTTP17) {
+		return false
+	}
 	return h.Scheme == "http" && explicit && port != "80" && (port != "" || !v.certainly(portlessHTTPStaysHTTP))
 }
 

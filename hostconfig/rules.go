@@ -20,6 +20,9 @@ const (
 	dialTimeoutTriesHTTPS
 	// portlessHTTPStaysHTTP: an http:// host without a port is not tried with https first, TLS options or not.
 	portlessHTTPStaysHTTP
+	// httpStaysHTTP16 and 17: the same for every http:// host, in the two lines that came before that rule.
+	httpStaysHTTP16
+	httpStaysHTTP17
 	// headerToTokenServer: the header of a host also goes to the token server that the host points to.
 	headerToTokenServer
 	// hangsWithoutFallback: a mirror that accepts a connection and never answers blocks the pull for good.
@@ -65,6 +68,10 @@ func (t trait) rule() rule {
 			source: hosts + " ConfigureHosts sets explicitTLS, 2.0.7 and 2.0.14; not 2.1.0"},
 		portlessHTTPStaysHTTP: {before: Version{1, 7, 0},
 			source: "remotes/docker/config/hosts.go ConfigureHosts, 1.6.36 and 1.7.31"},
+		httpStaysHTTP16: {before: Version{1, 6, 25},
+			source: "remotes/docker/config/hosts.go ConfigureHosts, 1.6.24 and 1.6.25; measured on 1.6.20"},
+		httpStaysHTTP17: {from: Version{1, 7, 0}, before: Version{1, 7, 7},
+			source: "remotes/docker/config/hosts.go ConfigureHosts, 1.7.6 and 1.7.7"},
 		headerToTokenServer: {from: Version{2, 1, 0}, source: hosts + " WithAuthHeader, 2.0.14 and 2.1.9"},
 		hangsWithoutFallback: {before: Version{2, 3, 4},
 			source: "core/remotes/docker/resolver.go DefaultHTTPTransport: ResponseHeaderTimeout, in 2.3.4; " +
