@@ -194,9 +194,10 @@ func TestNotLive(t *testing.T) {
 func TestRegistryLeavesTheConfig(t *testing.T) {
 	forLines(t, func(t *testing.T, line string) {
 		row := shows(t, line, "a registry that leaves the config leaves the hosts directory, and pulls go upstream again")
-		up, mirror := newUpstream(t), newMirror(t)
+		// Without a hosts.toml, each version reaches a registry on the loopback by plain HTTP.
+		up, mirror := newSite(t, upstream, "", func(c *rig.ProxyConfig) { c.CertPEM = nil }), newMirror(t)
 		n := newNode(t, line, nil)
-		c := n.allow(up, mirror)
+		c := n.config(up.Host(), config.Allow, mirror)
 		c.Registries = append(c.Registries, config.Registry{Host: "kept.invalid", Upstream: config.Deny,
 			Mirrors: c.Registries[0].Mirrors})
 		n.writeConfig(c)
@@ -222,7 +223,6 @@ func TestRegistryLeavesTheConfig(t *testing.T) {
 		if kept == 0 {
 			t.Error("the registry that stayed is not mirrored any more")
 		}
-		// Without a hosts.toml, containerd reaches a registry on the loopback without verifying its certificate.
 		img = up.push(t, small())
 		n.mustPull(img.under(up.Host()), img)
 		if got := len(mirror.asked()); got != kept {
@@ -237,7 +237,11 @@ func TestRegistryNames(t *testing.T) {
 		row := shows(t, line, "registries of every form of name are mirrored: docker.io, host, host:port, [v6]:port, localhost:port")
 		mirror := newMirror(t)
 		n := newNode(t, line, nil)
-		hosts := []string{"docker.io", "registry.invalid", "registry.invalid:5000", "[::1]:5000", "localhost:5000"}
+		hosts := []string{"docker.io", "registry.invalid", "registry.invalid:5000", "localhost:5000", "[::1]:5000"}
+		if line == "1.6" {
+			hosts = hosts[:4]
+			row.saw("1.6.20 takes no image name with an IPv6 address")
+		}
 		c := n.config(hosts[0], config.Deny, mirror)
 		for _, h := range hosts[1:] {
 			c.Registries = append(c.Registries, config.Registry{Host: h, Upstream: config.Deny,
