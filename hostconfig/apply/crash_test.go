@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -331,7 +332,7 @@ func TestKilledTwice(t *testing.T) {
 func secondDeaths(first int) []int {
 	var all []int
 	for at := range 40 {
-		if os.Getenv("HOTPLATE_FULL") != "" || at%13 == first%13 {
+		if os.Getenv("HOTPLATE_FULL") != "" || at%20 == first%20 {
 			all = append(all, at)
 		}
 	}
@@ -435,6 +436,9 @@ func TestEveryOperationFailingOnceLeavesOldOrNewAndTheNextCallFinishes(t *testin
 			old, now, without := ends(t, s)
 			runs := 0
 			for _, m := range failures {
+				if errors.Is(m.err, syscall.EIO) && os.Getenv("HOTPLATE_FULL") == "" {
+					continue // what is done about an error does not depend on which it is
+				}
 				for at := 0; ; at++ {
 					hit := failOnce(t, s, m, at, old, now, without)
 					runs++

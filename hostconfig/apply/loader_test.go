@@ -18,7 +18,7 @@ import (
 func hammer(t *testing.T, r *rig, host string, want map[string]bool, rewrites int, rewrite, settle func(n int)) {
 	t.Helper()
 	const (
-		loaders = 3
+		loaders = 2
 		between = 25 // rewrites between two moves of the clock
 	)
 	var (
