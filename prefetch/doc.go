@@ -5,11 +5,11 @@
 //  1. Resolve: the reference is normalised as CRI does; the registry hosts of certs.d are asked, in order, which digest
 //     it means. From here on only that digest counts.
 //  2. Look: if containerd has it already, under all its names, steps 3 to 7 are left out. If it has its snapshots, step
-//     5 and 6 are.
+//     5 is. Step 6 is not: the snapshots may be those of another image with the same layers, and go with it.
 //  3. Open a session with the store: until it ends, nothing is collected.
 //  4. Plan: index, manifest for the platform, config. They are small, and verified before they are written.
 //  5. Fetch the layers, several at once, each in chunks, several at once, written in order.
-//  6. Unpack, and see that the last snapshot has the name that the config demands.
+//  6. Unpack, see that the last snapshot has the name that the config demands, and let the config hold it.
 //  7. Publish the image records: the repository's digest name, the tag, the aliases. Last, so that no record ever names
 //     an image that is not whole.
 //  8. Wait until CRI shows the image under every name; pin it, where that is asked for and the daemon knows pins, and

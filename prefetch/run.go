@@ -117,18 +117,19 @@ func (r *run) bring(ctx context.Context, target ocispec.Descriptor, names []stri
 	if st, err = r.p.state(ctx, names, target.Digest, r.want); err != nil {
 		return st, err
 	}
-	if !st.Unpacked {
+	if !st.Snapshot {
 		if err := r.layers(ctx, pl); err != nil {
 			return st, err
 		}
-		r.progress.phase(Unpacking)
-		chain, err := r.session.Unpack(ctx, r.ref, target, r.want.platform)
-		if err != nil {
-			return st, err
-		}
-		if chain != pl.chainID {
-			return st, fmt.Errorf("containerd unpacked %s, the config says %s: rebuild the image", chain, pl.chainID)
-		}
+	}
+	// Snapshots that are there may be another image's: unpacking makes them this one's too.
+	r.progress.phase(Unpacking)
+	chain, err := r.session.Unpack(ctx, r.ref, target, r.want.platform)
+	if err != nil {
+		return st, err
+	}
+	if chain != pl.chainID {
+		return st, fmt.Errorf("containerd unpacked %s, the config says %s: rebuild the image", chain, pl.chainID)
 	}
 	if err := r.session.Publish(ctx, names, target); err != nil {
 		return st, err
@@ -197,6 +198,8 @@ func missing(st State, names []string, pinned bool) string {
 	switch {
 	case st.Config == "":
 		return "containerd has not the content of " + st.Target.String()
+	case st.Snapshot && !st.Unpacked:
+		return fmt.Sprintf("image ID %s does not protect its snapshot %s from garbage collection", st.Config, st.ChainID)
 	case !st.Unpacked:
 		return fmt.Sprintf("snapshot %s of %s does not exist", st.ChainID, st.Target)
 	}

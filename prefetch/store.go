@@ -39,7 +39,8 @@ type Session interface {
 	// Link records, after parent is complete, that it refers to children (so that they are not collected) and
 	// from which repository it came.
 	Link(ctx context.Context, ref string, parent ocispec.Descriptor, children []ocispec.Descriptor) error
-	// Unpack makes the snapshots of the image and returns the chain ID of the last. All blobs are complete.
+	// Unpack makes the snapshots of the image, lets its config hold the last, and returns the chain ID of that. All blobs
+	// are complete, but if State.Snapshot is true, those of the layers need not be there.
 	Unpack(ctx context.Context, ref string, target ocispec.Descriptor, p platforms.MatchComparer) (digest.Digest, error)
 	// Publish makes the names point at target, in order. Names that point elsewhere are moved.
 	Publish(ctx context.Context, names []string, target ocispec.Descriptor) error
@@ -88,9 +89,10 @@ type State struct {
 	Visible map[string]digest.Digest
 	// Manifest and Config are the blobs chosen for the platform; empty if they are not in the store.
 	Manifest, Config digest.Digest
-	// ChainID is the name of the last snapshot; Unpacked tells whether that snapshot exists.
-	ChainID  digest.Digest
-	Unpacked bool
+	// ChainID is the name of the last snapshot; Snapshot tells whether it exists, and Unpacked, whether moreover the
+	// config holds it. One that only another image with the same layers holds goes when that image does.
+	ChainID            digest.Digest
+	Snapshot, Unpacked bool
 	// Pinned is what CRI says of the image ID. PinSupported is false where the daemon knows no pins.
 	Pinned, PinSupported bool
 	// Runtime names the daemon and its version, for messages.

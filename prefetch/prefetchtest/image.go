@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"maps"
 	"math/rand/v2"
 	"runtime"
 	"testing"
@@ -66,6 +67,25 @@ func build(t testing.TB, arch string, seed uint64, sizes ...int) *Image {
 		img.Layers = append(img.Layers, img.add(mediaType, layer))
 	}
 	img.ChainID = identity.ChainID(diffIDs)
+	img.describe(t, arch, seed, diffIDs)
+	return img
+}
+
+// Reconfigured is an image of the same layers with another config, as a rebuild that only changes its command makes.
+func (img *Image) Reconfigured(t testing.TB) *Image {
+	t.Helper()
+	var config ocispec.Image
+	if err := json.Unmarshal(img.Blobs[img.Config.Digest], &config); err != nil {
+		t.Fatalf("parse the config: %v", err)
+	}
+	out := &Image{Layers: img.Layers, ChainID: img.ChainID, Blobs: maps.Clone(img.Blobs)}
+	out.describe(t, config.Architecture, uint64(config.Created.Unix())+1, config.RootFS.DiffIDs)
+	return out
+}
+
+// describe makes config and manifest; the seed is in the config.
+func (img *Image) describe(t testing.TB, arch string, seed uint64, diffIDs []digest.Digest) {
+	t.Helper()
 	created := time.Unix(int64(seed), 0).UTC()
 	img.Config = img.addJSON(t, ocispec.MediaTypeImageConfig, ocispec.Image{
 		Created:  &created,
@@ -79,7 +99,6 @@ func build(t testing.TB, arch string, seed uint64, sizes ...int) *Image {
 		Layers:    img.Layers,
 	})
 	img.Target = img.Manifest
-	return img
 }
 
 // tarball is a tar with one file, of size bytes in all where that is possible.

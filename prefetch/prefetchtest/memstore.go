@@ -41,6 +41,7 @@ type MemStore struct {
 	links    map[digest.Digest][]digest.Digest
 	ingests  map[digest.Digest]*ingest
 	chains   map[digest.Digest]bool
+	held     map[digest.Digest]digest.Digest // the chain that a config keeps from being collected
 	records  map[string]digest.Digest
 	pins     map[digest.Digest]bool
 	sessions map[string]int // by key: how many are open or were kept
@@ -62,6 +63,7 @@ func NewMemStore(t testing.TB) *MemStore {
 	s := &MemStore{
 		t: t, blobs: make(map[digest.Digest][]byte), links: make(map[digest.Digest][]digest.Digest),
 		ingests: make(map[digest.Digest]*ingest), chains: make(map[digest.Digest]bool),
+		held:    make(map[digest.Digest]digest.Digest),
 		records: make(map[string]digest.Digest), pins: make(map[digest.Digest]bool), sessions: make(map[string]int),
 	}
 	s.changed = sync.NewCond(&s.mu)
@@ -89,7 +91,8 @@ func (s *MemStore) State(_ context.Context, q prefetch.Query) (prefetch.State, e
 	if st.Manifest, st.Config, st.ChainID, err = s.follow(st.Target, q.Platform); err != nil || st.Config == "" {
 		return st, err
 	}
-	st.Unpacked = s.chains[st.ChainID]
+	st.Snapshot = s.chains[st.ChainID]
+	st.Unpacked = st.Snapshot && s.held[st.Config] == st.ChainID
 	if s.blind > 0 {
 		return st, nil
 	}
@@ -230,8 +233,41 @@ func (s *MemStore) Forget(name string, all bool) {
 	delete(s.records, name)
 	if all {
 		clear(s.chains)
+		clear(s.held)
 		clear(s.blobs)
 	}
+}
+
+// Remove removes all records of the image with this ID and what is held by no other image, as a kubelet does that
+// collects garbage.
+func (s *MemStore) Remove(id digest.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.records, func(_ string, target digest.Digest) bool {
+		_, config, _, err := s.follow(target, platforms.Default())
+		return err == nil && config == id
+	})
+	if len(s.sessions) > 0 {
+		return // a lease holds what it holds
+	}
+	blobs, chains := make(map[digest.Digest]bool), make(map[digest.Digest]bool)
+	var mark func(digest.Digest)
+	mark = func(d digest.Digest) {
+		if blobs[d] {
+			return
+		}
+		blobs[d], chains[s.held[d]] = true, true
+		for _, child := range s.links[d] {
+			mark(child)
+		}
+	}
+	for _, target := range s.records {
+		mark(target)
+	}
+	maps.DeleteFunc(s.blobs, func(d digest.Digest, _ []byte) bool { return !blobs[d] })
+	maps.DeleteFunc(s.links, func(d digest.Digest, _ []digest.Digest) bool { return !blobs[d] })
+	maps.DeleteFunc(s.held, func(d, _ digest.Digest) bool { return !blobs[d] })
+	maps.DeleteFunc(s.chains, func(d digest.Digest, _ bool) bool { return !chains[d] })
 }
 
 type memSession struct {
@@ -310,7 +346,7 @@ func (s *memSession) Link(_ context.Context, _ string, desc ocispec.Descriptor, 
 func (s *memSession) Unpack(_ context.Context, _ string, target ocispec.Descriptor, p platforms.MatchComparer) (
 	digest.Digest, error) {
 	defer s.use("Unpack")()
-	manifest, _, chain, err := s.store.follow(target.Digest, p)
+	manifest, config, chain, err := s.store.follow(target.Digest, p)
 	if err != nil {
 		return "", err
 	}
@@ -319,22 +355,24 @@ func (s *memSession) Unpack(_ context.Context, _ string, target ocispec.Descript
 		s.store.t.Errorf("Unpack of %s, whose manifest is not complete", target.Digest)
 	}
 	for _, l := range m.Layers {
-		if _, ok := s.store.blobs[l.Digest]; !ok && images.IsLayerType(l.MediaType) {
+		if _, ok := s.store.blobs[l.Digest]; !ok && images.IsLayerType(l.MediaType) && !s.store.chains[chain] {
 			s.store.t.Errorf("Unpack of %s, whose layer %s is not complete", target.Digest, l.Digest)
 		}
 		if !slices.Contains(s.store.links[manifest], l.Digest) {
 			s.store.t.Errorf("Unpack of %s, whose layer %s is not linked", target.Digest, l.Digest)
 		}
 	}
-	s.store.unpacks++
-	s.store.chains[chain] = true
+	if !s.store.chains[chain] {
+		s.store.unpacks++
+	}
+	s.store.chains[chain], s.store.held[config] = true, chain
 	return chain, nil
 }
 
 func (s *memSession) Publish(_ context.Context, names []string, target ocispec.Descriptor) error {
 	defer s.use("Publish")()
-	_, _, chain, err := s.store.follow(target.Digest, platforms.Default())
-	if err != nil || !s.store.chains[chain] {
+	_, config, chain, err := s.store.follow(target.Digest, platforms.Default())
+	if err != nil || !s.store.chains[chain] || s.store.held[config] != chain {
 		s.store.t.Errorf("Publish of %s before it was unpacked: %v", target.Digest, err)
 	}
 	for _, n := range names {

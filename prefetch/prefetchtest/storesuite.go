@@ -30,6 +30,7 @@ func TestStore(t *testing.T, newStore func(testing.TB) prefetch.Store) {
 		"what is not there is not there":                 (*storeTest).nothing,
 		"sweeping removes what nobody wants":             (*storeTest).sweep,
 		"unpacking what is unpacked already is no error": (*storeTest).unpackTwice,
+		"snapshots of another image are not its own":     (*storeTest).shared,
 	} {
 		t.Run(name, func(t *testing.T) {
 			// Names of tests are stable, so images are, and differ from those of TestPrefetch.
@@ -356,4 +357,27 @@ func (s *storeTest) unpackTwice(t *testing.T) {
 	defer closeSession(t, session, false)
 	s.complete(t, session)
 	s.complete(t, session)
+}
+
+// shared is an image whose snapshots are there because another has the same layers.
+func (s *storeTest) shared(t *testing.T) {
+	session := s.open(t)
+	defer closeSession(t, session, false)
+	s.complete(t, session)
+	s.img = s.img.Reconfigured(t)
+	s.put(t, session, s.img.Manifest, s.img.Config) // no layers
+	children := append([]ocispec.Descriptor{s.img.Config}, s.img.Layers...)
+	if err := session.Link(t.Context(), s.ref, s.img.Manifest, children); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.state(t, s.ref); !st.Snapshot || st.Unpacked {
+		t.Errorf("before it is unpacked: %+v", st)
+	}
+	chain, err := session.Unpack(t.Context(), s.ref, s.img.Manifest, platforms.Default())
+	if err != nil || chain != s.img.ChainID {
+		t.Errorf("unpacked %s, %v; want %s", chain, err, s.img.ChainID)
+	}
+	if st := s.state(t, s.ref); !st.Snapshot || !st.Unpacked {
+		t.Errorf("after it is unpacked: %+v", st)
+	}
 }

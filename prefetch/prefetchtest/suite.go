@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/hotplate-dev/hotplate/prefetch"
 )
@@ -161,8 +163,10 @@ func oneProbeALayer(t *testing.T, regs []*Registry) {
 }
 
 // TestPrefetch shows that images become ready in a store, whatever registries do, and that failures leave what they
-// should. newStore may return the same store each time: every case has its own image.
-func TestPrefetch(t *testing.T, newStore func(testing.TB) prefetch.Store) {
+// should. newStore may return the same store each time: every case has its own image. remove removes the image with this
+// ID from that store and what no other image holds, as the kubelet's garbage collection does.
+func TestPrefetch(t *testing.T, newStore func(testing.TB) prefetch.Store,
+	remove func(t testing.TB, store prefetch.Store, id digest.Digest)) {
 	for i, c := range faultCases() {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -181,6 +185,7 @@ func TestPrefetch(t *testing.T, newStore func(testing.TB) prefetch.Store) {
 	t.Run("a redirect carries nothing of ours", func(t *testing.T) { testRedirect(t, newStore(t)) })
 	t.Run("a host that is down is asked last", func(t *testing.T) { testDown(t, newStore(t)) })
 	t.Run("pins are ours to remove", func(t *testing.T) { testPins(t, newStore(t)) })
+	t.Run("an image outlives another with the same layers", func(t *testing.T) { testSharedLayers(t, newStore(t), remove) })
 }
 
 func testFault(t *testing.T, c faultCase, store prefetch.Store, repository string, img *Image) {
@@ -328,6 +333,33 @@ func testMovedTag(t *testing.T, store prefetch.Store) {
 		}
 		checkReady(t, p, want, img, res)
 	}
+}
+
+func testSharedLayers(t *testing.T, store prefetch.Store, remove func(testing.TB, prefetch.Store, digest.Digest)) {
+	reg := NewRegistry(t)
+	p := NewPrefetcher(t, store, Hosts(reg))
+	first := Build(t, 10, layerSize, 1000)
+	second := first.Reconfigured(t)
+	if _, err := p.Ensure(t.Context(), prefetch.Image{Ref: reg.Push(first, "models/shared", "v1")}, nil); err != nil {
+		t.Fatal(err)
+	}
+	reg.Reset()
+	want := prefetch.Image{Ref: reg.Push(second, "models/shared", "v2"), Pin: true}
+	res, err := p.Ensure(t.Context(), want, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkReady(t, p, want, second, res)
+	for _, r := range reg.Requests() {
+		if slices.ContainsFunc(second.Layers, func(l ocispec.Descriptor) bool { return strings.HasSuffix(r.Path, l.Digest.String()) }) {
+			t.Errorf("a layer was fetched again: %s", r.Path)
+		}
+	}
+	remove(t, store, first.Config.Digest)
+	if _, ok, err := p.Check(t.Context(), prefetch.Image{Ref: reg.Host() + "/models/shared:v1"}, ""); ok || err != nil {
+		t.Errorf("the first is still there: %v, %v", ok, err)
+	}
+	checkReady(t, p, want, second, res)
 }
 
 func testContinue(t *testing.T, store prefetch.Store) {

@@ -165,7 +165,8 @@ func (s *session) Link(ctx context.Context, ref string, desc ocispec.Descriptor,
 	return nil
 }
 
-// Unpack implements prefetch.Session.
+// Unpack implements prefetch.Session. containerd's client looks for each snapshot, reads a layer only where there is none,
+// and always labels the config (client/image.go, Unpack, 2.4.2).
 func (s *session) Unpack(ctx context.Context, ref string, target ocispec.Descriptor, p platforms.MatchComparer) (
 	digest.Digest, error) {
 	ctx = s.in(ctx)

@@ -33,6 +33,10 @@ const (
 	DefaultMaxResume   = 1 << 30
 )
 
+// snapshotLabel, with the snapshotter's name behind it, is the label of a config that keeps its snapshots from being
+// collected (core/metadata/gc.go, labelGCSnapRef, 2.4.2). Whoever unpacks an image sets it.
+const snapshotLabel = "containerd.io/gc.ref.snapshot."
+
 // maxMetadata bounds what is read of an index, manifest or config.
 const maxMetadata = 8 << 20
 
@@ -165,10 +169,18 @@ func (s *Store) lookAtContent(ctx context.Context, q prefetch.Query, st *prefetc
 	}
 	st.Config, st.ChainID = config, identity.ChainID(doc.RootFS.DiffIDs)
 	_, err := s.client.SnapshotService(s.cfg.Snapshotter).Stat(ctx, st.ChainID.String())
-	if err != nil && !errdefs.IsNotFound(err) {
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("look for snapshot %s: %w", st.ChainID, err)
 	}
-	st.Unpacked = err == nil
+	st.Snapshot = true
+	info, err := s.content().Info(ctx, config)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("look for the labels of %s: %w", config, err)
+	}
+	st.Unpacked = err == nil && info.Labels[snapshotLabel+s.cfg.Snapshotter] == st.ChainID.String()
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/hotplate-dev/hotplate/hack/rig"
 	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
@@ -47,7 +48,14 @@ func TestContainerdKeepsThePromisesOfAStore(t *testing.T) {
 
 func TestPrefetchIntoContainerd(t *testing.T) {
 	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
-		t.Run("all", func(t *testing.T) { prefetchtest.TestPrefetch(t, storeOf(d)) })
+		cri := rigtest.CRI(t, d)
+		remove := func(t testing.TB, _ prefetch.Store, id digest.Digest) {
+			// As the kubelet does. CRI waits for containerd's garbage collection.
+			if err := cri.RemoveImage(t.Context(), id.String()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Run("all", func(t *testing.T) { prefetchtest.TestPrefetch(t, storeOf(d), remove) })
 		s := storeOf(d)(t)
 		if err := s.Sweep(t.Context(), func(string) bool { return false }); err != nil {
 			t.Error(err)
