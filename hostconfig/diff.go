@@ -21,6 +21,7 @@ func Diff(observed Observed, owned Owned, desired Tree, adopt map[string]bool) P
 	for _, dir := range desired.HostDirs() {
 		d.hostDir(dir)
 	}
+	d.defaultShadows()
 	d.sharedFiles()
 	d.leftovers()
 	return d.finish()
@@ -79,6 +80,33 @@ func (d *differ) usersOf(pem string) []string {
 		}
 	}
 	return dirs
+}
+
+// defaultShadows names the foreign host directories beside a _default of ours. containerd looks there and not at _default
+// (hostPaths of core/remotes/docker/config/config_unix.go), whatever is in them, so that _default is no wall for them.
+func (d *differ) defaultShadows() {
+	if _, ok := d.desired[DefaultHost+"/"+HostsTOML]; !ok {
+		return
+	}
+	ours := map[string]bool{SharedDir: true}
+	for _, dir := range d.desired.HostDirs() {
+		for _, spelling := range ownDirs(HostOfDir(dir)) {
+			ours[spelling] = true // a foreign one has its own conflict
+		}
+	}
+	for _, dir := range slices.Sorted(maps.Keys(d.observed.Entries)) {
+		e := d.observed.Entries[dir]
+		if strings.Contains(dir, "/") || ours[dir] || e.Kind != KindDir && e.Kind != KindSymlink || d.ownsAll(dir) ||
+			ValidHost(HostOfDir(dir)) != nil {
+			continue
+		}
+		d.plan.Conflicts = append(d.plan.Conflicts, Conflict{
+			Host: DefaultHost, Path: dir,
+			Reason: fmt.Sprintf("containerd looks for %s in %s, which hotplate did not write, and not at _default",
+				HostOfDir(dir), dir),
+			Action: fmt.Sprintf("remove %s, or name %s under registries with adopt: true", dir, HostOfDir(dir)),
+		})
+	}
 }
 
 // hostDir plans one host directory.

@@ -398,7 +398,8 @@ func checkConverged(t *testing.T, n *node, desired hostconfig.Tree, adopt ...str
 	}
 	blocked := map[string]bool{}
 	for _, c := range p.Conflicts {
-		blocked[hostconfig.HostDir(c.Host)] = c.Blocking
+		dir := hostconfig.HostDir(c.Host)
+		blocked[dir] = blocked[dir] || c.Blocking
 	}
 	o := n.observe(t)
 	for path, f := range desired {
@@ -414,6 +415,36 @@ func checkConverged(t *testing.T, n *node, desired hostconfig.Tree, adopt ...str
 		if _, ok := desired[path]; !ok {
 			t.Errorf("the manifest still has %s", path)
 		}
+	}
+}
+
+// A wall for all other hosts has a hole where somebody else has a directory, empty or not.
+func TestDiffNamesForeignDirectoriesBesideDefault(t *testing.T) {
+	n := newNode()
+	n.disk["docker.io"] = &fstest.MapFile{Mode: fs.ModeDir | 0o755}
+	n.disk["quay.io/hosts.toml"] = &fstest.MapFile{Data: []byte("server = \"https://quay.io\"\n"), Mode: 0o644}
+	n.disk["README"] = &fstest.MapFile{Data: []byte("not a directory"), Mode: 0o644}
+	mirror := []hostconfig.Mirror{{URL: "https://harbor.example.com"}}
+	desired := render(t,
+		hostconfig.Registry{Host: "ghcr.io", Upstream: hostconfig.Deny, Mirrors: mirror},
+		hostconfig.Registry{Host: "_default", Upstream: hostconfig.Deny, Mirrors: mirror})
+	for range 2 { // before and after it is applied
+		p := n.plan(t, desired)
+		var got []string
+		for _, c := range p.Conflicts {
+			if c.Host != "_default" || c.Blocking {
+				t.Errorf("conflict %+v; want one of _default that blocks nothing", c)
+			}
+			got = append(got, c.Path)
+		}
+		if diff := cmp.Diff([]string{"docker.io", "quay.io"}, got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		n.apply(t, p)
+	}
+	checkConverged(t, n, desired)
+	if p := n.plan(t, render(t, hostconfig.Registry{Host: "ghcr.io", Upstream: hostconfig.Deny, Mirrors: mirror})); len(p.Conflicts) > 0 {
+		t.Errorf("without _default: %+v", p.Conflicts)
 	}
 }
 
