@@ -3,7 +3,8 @@
 // An Image is what is wanted. A Prefetcher makes it so in these steps:
 //
 //  1. Resolve: the reference is normalised as CRI does; the registry hosts of certs.d are asked, in order, which digest
-//     it means. From here on only that digest counts.
+//     it means. From here on only that digest counts. If none of them says, it is the digest that containerd has under
+//     that name, provided that nothing of it is missing.
 //  2. Look: if containerd has it already, under all its names, steps 3 to 7 are left out. If it has its snapshots, step
 //     5 is. Step 6 is not: the snapshots may be those of another image with the same layers, and go with it.
 //  3. Open a session with the store: until it ends, nothing is collected.

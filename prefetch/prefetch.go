@@ -111,7 +111,8 @@ func (r Result) Target() string {
 }
 
 // Ensure makes img ready and returns when it is, or with the reason why not. It may be called again at any time; what is
-// there already is not fetched again. Calls for the same image run one after the other.
+// there already is not fetched again. Calls for the same image run one after the other. When no registry can tell what a
+// tag means, an image that is complete under its names is ready as it is, and Result.Note says so.
 //
 // A failure leaves no image record. What was fetched stays for the next call.
 func (p *Prefetcher) Ensure(ctx context.Context, img Image, pr *Progress) (res Result, err error) {

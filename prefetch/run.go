@@ -2,8 +2,10 @@ package prefetch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -32,6 +34,7 @@ type run struct {
 	repo     *fetch.Repository
 	session  Session // nil until open
 	progress *Progress
+	note     string // for the Result; empty if nothing
 }
 
 func (r *run) fetched(n int64) {
@@ -50,26 +53,27 @@ func (r *run) ensure(ctx context.Context) (Result, error) {
 	}
 	if !complete(st, names) {
 		if st, err = r.bring(ctx, target, names); err != nil {
-			return result(r.want, names, st), err
+			return r.result(names, st), err
 		}
 	}
 	r.progress.update(func(s *Snapshot) { s.Digest, s.IndexDigest = st.Manifest.String(), indexOf(st) })
 	if st, err = r.await(ctx, names, target.Digest, false); err != nil {
-		return result(r.want, names, st), err
+		return r.result(names, st), err
 	}
 	if r.want.pin && st.PinSupported && !st.Pinned {
 		if err := r.p.cfg.Store.Pin(ctx, st.Config); err != nil {
-			return result(r.want, names, st), err
+			return r.result(names, st), err
 		}
 		if st, err = r.await(ctx, names, target.Digest, true); err != nil {
-			return result(r.want, names, st), err
+			return r.result(names, st), err
 		}
 	}
-	return result(r.want, names, st), nil
+	return r.result(names, st), nil
 }
 
 // target finds what the reference means and the names to point at it. A digest of which everything is there already
-// needs no registry; its descriptor has no size then.
+// needs no registry; its descriptor has no size then. A tag is asked for, but when no registry tells what it means, what
+// is there stays ready: the node can run it, whether the registries are down or have lost it.
 func (r *run) target(ctx context.Context) (ocispec.Descriptor, []string, error) {
 	if d := r.want.digest(); d != "" {
 		names, err := r.want.names(d)
@@ -86,11 +90,37 @@ func (r *run) target(ctx context.Context) (ocispec.Descriptor, []string, error) 
 	}
 	desc, host, err := r.repo.Resolve(ctx)
 	if err != nil {
-		return desc, nil, err
+		return r.present(ctx, err)
 	}
 	r.p.cfg.Log.Debug("resolved", "image", r.ref, "digest", desc.Digest, "host", host)
 	names, err := r.want.names(desc.Digest)
 	return desc, names, err
+}
+
+// present is target when the registries could not be asked: what the tag's record points at, if that is all there, else
+// the error why they could not.
+func (r *run) present(ctx context.Context, why error) (desc ocispec.Descriptor, names []string, err error) {
+	if ctx.Err() != nil || r.want.digest() != "" {
+		return desc, nil, why
+	}
+	st, err := r.p.state(ctx, []string{r.ref}, "", r.want)
+	if err != nil {
+		return desc, nil, errors.Join(why, err)
+	}
+	if st.Target == "" {
+		return desc, nil, why
+	}
+	if names, err = r.want.names(st.Target); err != nil {
+		return desc, nil, errors.Join(why, err)
+	}
+	if st, err = r.p.state(ctx, names, st.Target, r.want); err != nil {
+		return desc, nil, errors.Join(why, err)
+	}
+	if missing(st, names, false) != "" {
+		return desc, nil, why
+	}
+	r.note = "the registry could not be asked whether the tag has moved: " + strings.ReplaceAll(why.Error(), "\n", "; ")
+	return ocispec.Descriptor{Digest: st.Target}, names, nil
 }
 
 // bring fetches, unpacks and publishes, all of it under one session.
@@ -219,6 +249,17 @@ func missing(st State, names []string, pinned bool) string {
 		return "CRI does not say that " + names[0] + " is pinned"
 	}
 	return ""
+}
+
+func (r *run) result(names []string, st State) Result {
+	res := result(r.want, names, st)
+	switch {
+	case res.Note == "":
+		res.Note = r.note
+	case r.note != "":
+		res.Note += "; " + r.note
+	}
+	return res
 }
 
 func result(w wanted, names []string, st State) Result {

@@ -185,6 +185,7 @@ func TestPrefetch(t *testing.T, newStore func(testing.TB) prefetch.Store,
 	t.Run("a redirect carries nothing of ours", func(t *testing.T) { testRedirect(t, newStore(t)) })
 	t.Run("a host that is down is asked last", func(t *testing.T) { testDown(t, newStore(t)) })
 	t.Run("pins are ours to remove", func(t *testing.T) { testPins(t, newStore(t)) })
+	t.Run("an image that is there needs no registry", func(t *testing.T) { testNoAnswer(t, newStore(t)) })
 	t.Run("an image outlives another with the same layers", func(t *testing.T) { testSharedLayers(t, newStore(t), remove) })
 }
 
@@ -332,6 +333,46 @@ func testMovedTag(t *testing.T, store prefetch.Store) {
 			t.Fatal(err)
 		}
 		checkReady(t, p, want, img, res)
+	}
+}
+
+func testNoAnswer(t *testing.T, store prefetch.Store) {
+	reg := NewRegistry(t)
+	img := Build(t, 12, layerSize)
+	want := prefetch.Image{Ref: reg.Push(img, "models/no-answer", "v1")}
+	p := NewPrefetcher(t, store, Hosts(reg))
+	if _, err := p.Ensure(t.Context(), want, nil); err != nil {
+		t.Fatal(err)
+	}
+	want.Pin = true
+	stop := errors.New("the test has seen enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	reg.Script(On(Manifests, func(a *Answer) { cancel(stop); a.Stall = 0 }))
+	if _, err := p.Ensure(ctx, want, nil); !errors.Is(err, stop) {
+		t.Errorf("cancelled: %v", err)
+	}
+	for _, c := range []struct {
+		why  string
+		make func()
+	}{
+		{"404", func() { reg.Script(On(Manifests, Status(http.StatusNotFound))) }},
+		{"403", func() { reg.Script(On(Manifests, Status(http.StatusForbidden))) }},
+		{"refused", func() { reg.Close() }},
+	} {
+		c.make()
+		res, err := p.Ensure(t.Context(), want, nil)
+		if err != nil {
+			t.Errorf("%s: %v", c.why, err)
+			continue
+		}
+		checkReady(t, p, want, img, res)
+		if !strings.Contains(res.Note, "whether the tag has moved") || !strings.Contains(res.Note, c.why) {
+			t.Errorf("%s: the note is %q", c.why, res.Note)
+		}
+	}
+	want.Aliases = []string{"example.com/team/no-answer:v1"}
+	if _, err := p.Ensure(t.Context(), want, nil); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("without one of its names: %v", err)
 	}
 }
 
