@@ -128,8 +128,8 @@ func (tr *trial) settle(h *Host, tree hostconfig.Tree) {
 	tr.t.Helper()
 	for range 10 {
 		receipt := tr.apply(h, tree, tr.adopt...)
-		if len(receipt.Conflicts) > 0 || len(receipt.Left) > 0 && !tr.strays {
-			tr.t.Errorf("conflicts %v, left %v", receipt.Conflicts, receipt.Left)
+		if b := blocking(receipt); len(b) > 0 || len(receipt.Left) > 0 && !tr.strays {
+			tr.t.Errorf("conflicts %v, left %v", b, receipt.Left)
 		}
 		if len(receipt.Changed) == 0 && receipt.NextRetire.IsZero() {
 			return

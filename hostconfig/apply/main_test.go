@@ -211,6 +211,11 @@ func (r *rig) apply(h *Host, tree hostconfig.Tree, adopt ...string) Receipt {
 	return receipt
 }
 
+// blocking are the conflicts for which something was not written.
+func blocking(receipt Receipt) []hostconfig.Conflict {
+	return slices.DeleteFunc(slices.Clone(receipt.Conflicts), func(c hostconfig.Conflict) bool { return !c.Blocking })
+}
+
 func (r *rig) uninstall(h *Host) Receipt {
 	r.t.Helper()
 	receipt, err := h.Uninstall(context.Background(), 0)

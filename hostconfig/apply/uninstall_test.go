@@ -67,8 +67,8 @@ func TestUninstallPutsEverythingBackByteForByte(t *testing.T) {
 	}
 	tree := render(t, regs...)
 	for range 3 {
-		if receipt := r.apply(h, tree, adopt...); len(receipt.Conflicts) > 0 || len(receipt.Left) > 0 {
-			t.Errorf("conflicts %+v, left %+v", receipt.Conflicts, receipt.Left)
+		if receipt := r.apply(h, tree, adopt...); len(blocking(receipt)) > 0 || len(receipt.Left) > 0 {
+			t.Errorf("conflicts %+v, left %+v", blocking(receipt), receipt.Left)
 		}
 		for _, host := range hosts {
 			if v := view(r.hosts, host); !strings.Contains(v, "mirror.example.com") || strings.Contains(v, "error") {
