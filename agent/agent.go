@@ -54,9 +54,9 @@ type Prober interface {
 	Probe(ctx context.Context) (probe.Verdict, error)
 }
 
-// Logins gives user and secret for a registry host as it is really asked, host or host:port; both are empty for a host
-// without a login.
-type Logins func(host string) (user, secret string, err error)
+// Logins gives user and secret for the images of a registry, the host named in their references, at the host that is
+// really asked for them, host or host:port; both are empty where there is no login.
+type Logins func(registry, host string) (user, secret string, err error)
 
 // Config is what an Agent needs. All fields but Node are required.
 type Config struct {
@@ -112,7 +112,7 @@ func New(cfg Config) (*Agent, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	proven, err := loadTrust(filepath.Join(cfg.StateDir, "proven-cas.json"))
+	proven, err := loadTrust(filepath.Join(cfg.StateDir, provenName))
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +131,7 @@ func New(cfg Config) (*Agent, error) {
 		status, reason, message := a.images.condition()
 		a.view.set(report.ImagesReady, status, reason, message)
 	})
-	a.hosts = newReconciler(cfg, a.view, proven, a.images.retryNow)
+	a.hosts = newReconciler(cfg, a.view, proven, a.images.retryNow, a.images.setWaits)
 	return a, nil
 }
 
@@ -298,7 +298,7 @@ func (a *Agent) enforce(s config.Snapshot, regs []hostconfig.Registry) error {
 	return nil
 }
 
-func (a *Agent) lastGoodPath() string { return filepath.Join(a.cfg.StateDir, "last-good-config.yaml") }
+func (a *Agent) lastGoodPath() string { return filepath.Join(a.cfg.StateDir, lastGoodName) }
 
 // ended is nil when ctx is the reason for err.
 func ended(ctx context.Context, err error) error {

@@ -43,7 +43,7 @@ func TestCertificatesAreReported(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			var log logged
-			r := newReconciler(Config{Log: log.logger()}, newView(report.NodeReport{}, log.logger()), nil, nil)
+			r := newReconciler(Config{Log: log.logger()}, newView(report.NodeReport{}, log.logger()), nil, nil, nil)
 			r.current = &config.Snapshot{Bundles: c.bundles, KeyPairs: make(map[string]certs.KeyPair)}
 			want := c.bundles["a"].Len() + c.bundles["b"].Len()
 			if c.pair != nil {

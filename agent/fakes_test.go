@@ -264,6 +264,7 @@ type fakePuller struct {
 	broken error             // of Check
 	sweeps error
 	made   []config.Prefetch // limits it was made for
+	pins   []prefetch.Pin
 }
 
 func newFakePuller(t testing.TB) *fakePuller {
@@ -302,7 +303,7 @@ func (p *fakePuller) Ensure(ctx context.Context, img prefetch.Image, pr *prefetc
 
 // result is of an image that is ready. The caller holds mu.
 func (p *fakePuller) result(img prefetch.Image, fetched int64) prefetch.Result {
-	return prefetch.Result{Ref: img.Ref, Digest: p.ready[img.Ref], Pinned: img.Pin, BytesFetched: fetched,
+	return prefetch.Result{Ref: img.Ref, Digest: p.ready[img.Ref], ConfigDigest: "sha256:id-of-" + img.Ref, Pinned: img.Pin, BytesFetched: fetched,
 		Duration: time.Second}
 }
 
@@ -333,6 +334,22 @@ func (p *fakePuller) Sweep(_ context.Context, wanted []prefetch.Image) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.sweeps
+}
+
+func (p *fakePuller) Pins(context.Context) ([]prefetch.Pin, error) {
+	defer p.one.enter(p.t, "Puller")()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.pins), nil
+}
+
+func (p *fakePuller) Unpin(_ context.Context, id string) error {
+	defer p.one.enter(p.t, "Puller")()
+	p.note("unpin " + id)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pins = slices.DeleteFunc(p.pins, func(pin prefetch.Pin) bool { return pin.ImageID.String() == id })
+	return nil
 }
 
 func (p *fakePuller) note(what string) {

@@ -33,6 +33,9 @@ type Puller interface {
 	Ensure(ctx context.Context, img prefetch.Image, pr *prefetch.Progress) (prefetch.Result, error)
 	Check(ctx context.Context, img prefetch.Image, digest string) (prefetch.Result, bool, error)
 	Sweep(ctx context.Context, wanted []prefetch.Image) error
+	// Pins are the images that carry a pin of ours, Unpin takes it off one of them.
+	Pins(ctx context.Context) ([]prefetch.Pin, error)
+	Unpin(ctx context.Context, imageID string) error
 }
 
 // images makes the wanted images ready, one after the other in the order of their priority; the parallelism is within
@@ -44,11 +47,13 @@ type images struct {
 	kick    chan struct{} // capacity 1
 
 	mu     sync.Mutex
-	puller Puller   // guarded by mu
-	wanted []*image // in the order of work; guarded by mu, and so is all that it holds
-	known  bool     // setWanted has been called
-	swept  bool     // what is not wanted any more was removed since setWanted
-	bytes  int64    // fetched for images that became Ready, since the start
+	puller Puller            // guarded by mu
+	wanted []*image          // in the order of work; guarded by mu, and so is all that it holds
+	known  bool              // setWanted has been called
+	swept  bool              // what is not wanted any more was removed since setWanted
+	letGo  bool              // pins that are not wanted any more were taken off since all was Ready
+	waits  map[string]string // by registry host of the config: why its images wait, empty if they do not
+	bytes  int64             // fetched for images that became Ready, since the start
 }
 
 // image is one wanted image and what became of it.
@@ -77,7 +82,7 @@ func newImages(log *slog.Logger, changed func()) *images {
 func (im *images) setWanted(puller Puller, wanted []config.Image) {
 	im.mu.Lock()
 	old := im.wanted
-	im.puller, im.wanted, im.known, im.swept = puller, nil, true, false
+	im.puller, im.wanted, im.known, im.swept, im.letGo = puller, nil, true, false, false
 	for _, w := range wanted {
 		want := prefetch.Image{Ref: w.Ref, Aliases: w.Aliases, Platform: w.Platform, Pin: w.Pin == nil || *w.Pin}
 		i := slices.IndexFunc(old, func(e *image) bool { return e.name == w.Name && reflect.DeepEqual(e.want, want) })
@@ -128,6 +133,7 @@ func (im *images) wake() {
 func (im *images) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		im.sweep(ctx)
+		im.unpin(ctx)
 		if e := im.next(); e != nil {
 			im.work(ctx, e)
 			continue
@@ -165,17 +171,19 @@ func (im *images) once(ctx context.Context) {
 	im.mu.Lock()
 	all := slices.Clone(im.wanted)
 	im.mu.Unlock()
+	im.sweep(ctx)
 	for _, e := range all {
 		im.work(ctx, e)
 	}
+	im.unpin(ctx)
 }
 
-// next is the first image that is due, or nil.
+// next is the first image that is due and need not wait, or nil.
 func (im *images) next() *image {
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	now := time.Now()
-	i := slices.IndexFunc(im.wanted, func(e *image) bool { return !now.Before(e.due) })
+	i := slices.IndexFunc(im.wanted, func(e *image) bool { return !now.Before(e.due) && !im.held(e) })
 	if i < 0 {
 		return nil
 	}
@@ -187,7 +195,9 @@ func (im *images) untilDue() time.Duration {
 	defer im.mu.Unlock()
 	d := recheckInterval
 	for _, e := range im.wanted {
-		d = min(d, time.Until(e.due))
+		if !im.held(e) {
+			d = min(d, time.Until(e.due))
+		}
 	}
 	return d
 }
@@ -201,7 +211,7 @@ func (im *images) work(ctx context.Context, e *image) {
 		im.mu.Unlock()
 		return
 	}
-	puller, wasReady, digest := im.puller, e.phase == report.ImageReady, e.result.Target()
+	puller, wasReady, digest, held := im.puller, e.phase == report.ImageReady, e.result.Target(), im.waitsFor(e) != ""
 	e.cancel = cancel
 	im.mu.Unlock()
 
@@ -211,13 +221,24 @@ func (im *images) work(ctx context.Context, e *image) {
 		case ctx.Err() != nil:
 			return // it is not wanted any more, or the agent ends
 		case err != nil:
-			im.failed(e, fmt.Errorf("look at the image: %w", err))
+			// Whether containerd answers is a condition of its own; the image is as ready as it was.
+			im.log.Debug("image not looked at", "image", e.name, "err", err)
+			im.mu.Lock()
+			e.due = time.Now().Add(retryMin)
+			im.mu.Unlock()
 			return
 		case ok:
 			im.finished(e, res)
 			return
 		}
 		im.log.Warn("image is not ready any more, preparing it again", "image", e.name, "why", res.Note)
+	}
+	if held {
+		im.mu.Lock()
+		e.phase = report.ImagePending
+		im.mu.Unlock()
+		im.changed()
+		return
 	}
 	im.ensure(ctx, e, puller)
 }
@@ -245,6 +266,7 @@ func (im *images) ensure(ctx context.Context, e *image, puller Puller) {
 			"rate", rate(res.BytesFetched, res.Duration), "pinned", res.Pinned, "note", res.Note)
 		im.mu.Lock()
 		im.bytes += res.BytesFetched
+		im.letGo = false // a tag may have moved, and the image before it is pinned still
 		im.mu.Unlock()
 		im.finished(e, res)
 	case ctx.Err() != nil:
@@ -343,6 +365,9 @@ func (im *images) report() []report.Image {
 			Message: e.message}
 		if e.phase == report.ImageFailed {
 			r.Retry = e.due
+		}
+		if im.held(e) {
+			r.Phase, r.Message, r.Retry = report.ImagePending, im.waitsFor(e), time.Time{}
 		}
 		if e.progress != nil {
 			s := e.progress.Snapshot()

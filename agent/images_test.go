@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -229,9 +230,65 @@ func TestAReadyImageIsLookedAtEveryMinute(t *testing.T) {
 		w.puller.set(func(p *fakePuller) { p.broken = errBroken })
 		w.puller.took()
 		after(time.Minute + 20*time.Second)
-		w.phases("a: Ready") // after the failed look it was prepared again
-		if got := w.log.lines("image failed", "look at the image: it is broken"); len(got) == 0 {
-			t.Errorf("that it could not be looked at is not told: %q", w.log.lines("level=ERROR"))
+		w.phases("a: Ready") // that containerd is away is told elsewhere; the image is as ready as it was
+		if got := w.puller.took(); len(got) < 2 || slices.Contains(got, "ensure a") {
+			t.Errorf("asked of the puller: %q; want looks, soon again, and nothing else", got)
+		}
+	})
+}
+
+func TestImagesWaitForTheirRegistry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorker(t)
+		w.setWaits(map[string]string{"docker.io": "waits for registry docker.io: Conflict", "_default": "", "quay.io": ""})
+		other := img("quay.io/b", 0)
+		w.wants(img("a", 1), other)
+		after(time.Hour)
+		if got := w.puller.took(); slices.Contains(got, "ensure a") || !slices.Contains(got, "ensure quay.io/b") {
+			t.Errorf("asked of the puller: %q", got)
+		}
+		r := w.report()[0]
+		if r.Phase != report.ImagePending || r.Message != "waits for registry docker.io: Conflict" {
+			t.Errorf("the report says %s: %s", r.Phase, r.Message)
+		}
+		w.setWaits(map[string]string{"docker.io": "", "_default": "waits for registry _default: Conflict", "quay.io": ""})
+		after(2 * time.Second)
+		if got := w.puller.took(); !slices.Contains(got, "ensure a") {
+			t.Errorf("the registry is applied now, and asked of the puller is %q", got)
+		}
+
+		w.wants(img("a", 1), img("ghcr.io/c", 0)) // which has no entry of its own
+		after(2 * time.Second)
+		if got := w.puller.took(); slices.Contains(got, "ensure ghcr.io/c") {
+			t.Errorf("asked of the puller: %q", got)
+		}
+	})
+}
+
+func TestPinsOfOthersImagesAreTakenOffWhenAllIsReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorker(t)
+		const before = "sha256:before"
+		w.puller.set(func(p *fakePuller) {
+			p.fails["b"] = errBroken
+			p.pins = []prefetch.Pin{{ImageID: before}, {ImageID: "sha256:id-of-a"}}
+		})
+		w.wants(img("a", 1), img("b", 0))
+		after(time.Minute)
+		if got := w.puller.took(); slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, "unpin") }) {
+			t.Errorf("unpinned before all was ready: %q", got)
+		}
+		w.puller.set(func(p *fakePuller) { delete(p.fails, "b") })
+		after(time.Hour)
+		if got := w.puller.took(); !slices.Contains(got, "unpin "+before) || slices.Contains(got, "unpin sha256:id-of-a") {
+			t.Errorf("asked of the puller: %q", got)
+		}
+		loose := img("a", 1)
+		loose.Pin = new(false)
+		w.wants(loose)
+		after(time.Minute)
+		if got := w.puller.took(); !slices.Contains(got, "unpin sha256:id-of-a") {
+			t.Errorf("pin: false, and asked of the puller is %q", got)
 		}
 	})
 }
@@ -262,7 +319,7 @@ func TestOnceTriesEachImageOneTime(t *testing.T) {
 		w.did()
 		w.wants(img("bad", 9), img("good", 0))
 		w.once(t.Context())
-		w.did("ensure bad", "ensure good")
+		w.did("sweep bad good", "ensure bad", "ensure good")
 		w.phases("bad: Failed", "good: Ready")
 	})
 }

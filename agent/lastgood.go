@@ -1,12 +1,33 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/hotplate-dev/hotplate/agent/config"
 	"github.com/hotplate-dev/hotplate/hostconfig/apply"
 )
+
+// The files that an agent keeps in its state directory, beside those of hostconfig/apply.
+const (
+	lastGoodName = "last-good-config.yaml"
+	provenName   = "proven-cas.json"
+)
+
+// Forget removes what agents have kept in the state directory, so that a later one starts without a past. No agent may
+// be running.
+func Forget(stateDir string) error {
+	var errs []error
+	for _, name := range []string{lastGoodName, provenName, SocketName} {
+		if err := os.Remove(filepath.Join(stateDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("forget an earlier agent: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
 
 // saveLastGood keeps the document of s. The files that it names are not copied: they hold secrets, and where one of them
 // is broken after a restart, what stands in the hosts directory already stays in force.

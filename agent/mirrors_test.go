@@ -177,7 +177,7 @@ func newRotation(t *testing.T, chain ...tls.Certificate) *rotation {
 	var log logged
 	host := newFakeHost(t)
 	v := newView(report.NodeReport{}, log.logger())
-	r := newReconciler(Config{Log: log.logger(), Host: host, HostsDir: "/certs.d"}, v, trustIn(t), func() {})
+	r := newReconciler(Config{Log: log.logger(), Host: host, HostsDir: "/certs.d"}, v, trustIn(t), func() {}, func(map[string]string) {})
 	return &rotation{reconciler: r, host: host, srv: srv}
 }
 

@@ -33,6 +33,8 @@ type reconciler struct {
 	stats    *stats
 	// hostsChanged is called when containerd may find images where it did not before, or is back.
 	hostsChanged func()
+	// waits is told, by registry host, why images of that registry must wait; empty for one that is applied.
+	waits func(map[string]string)
 	// written is called once, when the hosts directory first holds what current wants; nil after that. Images must
 	// wait for it: before, they would be sought where the config forbids.
 	written func()
@@ -63,9 +65,10 @@ func (p probed) of(info daemon.Info) bool {
 	return p.process.PID == info.PID && p.process.UUID == info.UUID && p.process.Version == info.Version
 }
 
-func newReconciler(cfg Config, v *view, t *trust, hostsChanged func()) *reconciler {
+func newReconciler(cfg Config, v *view, t *trust, hostsChanged func(), waits func(map[string]string)) *reconciler {
 	return &reconciler{
-		cfg: cfg, log: cfg.Log, view: v, trust: t, stats: &stats{counts: counts{lastPass: time.Now()}}, hostsChanged: hostsChanged,
+		cfg: cfg, log: cfg.Log, view: v, trust: t, stats: &stats{counts: counts{lastPass: time.Now()}},
+		hostsChanged: hostsChanged, waits: waits,
 		kick: make(chan struct{}, 1), toCheck: make(chan []endpoint, 1), checked: make(chan map[string]mirrorCheck),
 	}
 }
@@ -81,6 +84,9 @@ func (r *reconciler) wake() {
 // want makes s, which asks for regs, what passes work towards. When the hosts directory is written, written is called.
 func (r *reconciler) want(s config.Snapshot, regs []hostconfig.Registry, written func()) {
 	r.current, r.regs, r.written = &s, regs, written
+	if err := r.trust.assume(endpoints(regs)); err != nil {
+		r.log.Error("CAs are not saved; a restart in the middle of a rotation would forget them", "err", err)
+	}
 	select {
 	case <-r.toCheck: // watchMirrors has not taken the older ones yet
 	default:
@@ -92,14 +98,22 @@ func (r *reconciler) want(s config.Snapshot, regs []hostconfig.Registry, written
 // be; what is not is in the conditions.
 func (r *reconciler) pass(ctx context.Context) (settled bool) {
 	defer r.stats.add(func(c *counts) { c.passes, c.lastPass = c.passes+1, time.Now() })
+	known := r.current != nil && r.process.Version != ""
+	if known {
+		// First, because a daemon that hangs must not hold up the repair.
+		r.apply(ctx)
+	}
+	version := r.version
 	healthy := r.lookAtDaemon(ctx)
 	if r.current == nil {
 		return healthy
 	}
 	r.reportCertificates()
-	applied := r.apply(ctx)
+	if !known || r.version != version {
+		r.apply(ctx)
+	}
 	live := healthy && r.probe(ctx)
-	return applied && live
+	return live && r.view.Report().Condition(report.RegistriesConfigured).Status == report.True
 }
 
 // lookAtDaemon reports whether containerd and its CRI plugin answer.
@@ -203,7 +217,8 @@ func (r *reconciler) sawOthers(receipt apply.Receipt) {
 		}
 		r.stats.add(func(c *counts) { c.drift++ })
 		// Certificates belong to no registry; they are put back whatever happens, as no pull works without them.
-		if d.Host != "" && !seen[d.Host] {
+		// Nor do removals count: to leave them alone would send containerd to upstream, even where the config says Deny.
+		if d.Host != "" && !seen[d.Host] && d.Kind != hostconfig.Missing {
 			seen[d.Host] = true
 			r.flaps.saw(d.Host, competitor(d), time.Now())
 		}
@@ -236,10 +251,12 @@ func competitor(d hostconfig.Drift) string {
 func (r *reconciler) reportRegistries(receipt apply.Receipt, err error) bool {
 	var out []report.Registry
 	var bad []string
+	waits := make(map[string]string)
 	for _, reg := range r.regs {
 		state := report.Registry{Host: reg.Host, State: report.RegistryApplied}
 		for _, c := range receipt.Conflicts {
-			if c.Host == reg.Host || c.Host == "" {
+			// Beside a _default that allows upstream, somebody else's directory is as good as upstream.
+			if c.Host == "" || c.Host == reg.Host && (reg.Host != hostconfig.DefaultHost || reg.Upstream == hostconfig.Deny) {
 				state.State, state.Message = report.RegistryConflict, c.Reason+"; "+c.Action
 			}
 		}
@@ -249,12 +266,15 @@ func (r *reconciler) reportRegistries(receipt apply.Receipt, err error) bool {
 		if err != nil {
 			state.State, state.Message = report.RegistryFailed, err.Error()
 		}
+		waits[reg.Host] = ""
 		if state.State != report.RegistryApplied {
+			waits[reg.Host] = fmt.Sprintf("waits for registry %s: %s", reg.Host, state.State)
 			bad = append(bad, fmt.Sprintf("%s: %s: %s", reg.Host, state.State, state.Message))
 		}
 		out = append(out, state)
 	}
 	r.view.update(func(n *report.NodeReport) { n.Registries = keepMirrors(out, n.Registries) })
+	r.waits(waits)
 	switch {
 	case err != nil:
 		r.view.set(report.RegistriesConfigured, report.False, "WriteFailed", err.Error())

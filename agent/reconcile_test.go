@@ -329,7 +329,7 @@ func TestWhyContainerdDoesNotObey(t *testing.T) {
 		"/etc/containerd/certs.d:/etc/docker/": `is a list, which containerd 2.1 and later ignore`,
 		"/elsewhere":                           `its config_path is "/elsewhere"`,
 	} {
-		r := newReconciler(Config{HostsDir: "/etc/containerd/certs.d"}, nil, nil, nil)
+		r := newReconciler(Config{HostsDir: "/etc/containerd/certs.d"}, nil, nil, nil, nil)
 		r.process.ConfigPath = claimed
 		if got := r.notLive(probe.Verdict{Cause: "no such host"}); !strings.Contains(got, want) || !strings.Contains(got,
 			"no such host") {

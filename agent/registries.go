@@ -139,28 +139,30 @@ func askedAs(host string) string {
 	return host
 }
 
-// logins returns what prefetch asks for the login of a host, as host or host:port.
+// logins returns what prefetch asks for logins. Each registry has its own: two of them may be projects of one Harbor,
+// each with its own robot.
 func logins(s config.Snapshot) Logins {
-	byHost := make(map[string]string)
+	names := make(map[string]map[string]string) // of credentials, by registry and host
 	for _, r := range s.Config.Registries {
+		byHost := make(map[string]string)
 		if r.Credentials != "" {
 			byHost[r.Host] = r.Credentials
 			byHost[askedAs(r.Host)] = r.Credentials
 		}
-	}
-	for _, r := range s.Config.Registries {
 		for _, m := range r.Mirrors {
 			if m.Credentials != "" {
 				byHost[hostOf(m.URL)] = m.Credentials
 			}
 		}
+		names[r.Host] = byHost
 	}
-	return func(host string) (string, string, error) {
-		name, ok := byHost[host]
+	return func(registry, host string) (string, string, error) {
+		byHost, ok := names[registry]
 		if !ok {
-			return "", "", nil
+			byHost = names[hostconfig.DefaultHost]
 		}
-		login, _ := s.Logins[name].Login(host) // without one, the request is anonymous; the config warned of it
+		// Without an entry the request is anonymous; the config warned of it.
+		login, _ := s.Logins[byHost[host]].Login(host)
 		return login.Username, string(login.Password), nil
 	}
 }

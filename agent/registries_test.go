@@ -108,21 +108,49 @@ func TestEveryFieldReachesTheRegistry(t *testing.T) {
 
 func TestLogins(t *testing.T) {
 	get := logins(snapshot(t, everyField))
-	for host, want := range map[string]string{
-		"harbor.example.com":         "robot:pa55word",
-		"cache.example.com:5000":     "robot:pa55word",
-		"cache.example.com":          ":", // another port is another host
-		"docker.io":                  "hub:hubpass",
-		"registry-1.docker.io":       "hub:hubpass", // where containerd goes for docker.io
-		"quay-cache.example.com":     ":",
-		"quay.io":                    ":",
-		"evil.example.com":           ":",
-		"evil.harbor.example.com":    ":",
-		"harbor.example.com.evil.io": ":",
+	for _, c := range []struct{ registry, host, want string }{
+		{"docker.io", "harbor.example.com", "robot:pa55word"},
+		{"docker.io", "cache.example.com:5000", "robot:pa55word"},
+		{"docker.io", "cache.example.com", ":"}, // another port is another host
+		{"docker.io", "docker.io", "hub:hubpass"},
+		{"docker.io", "registry-1.docker.io", "hub:hubpass"}, // where containerd goes for docker.io
+		{"docker.io", "evil.example.com", ":"},
+		{"docker.io", "evil.harbor.example.com", ":"},
+		{"docker.io", "harbor.example.com.evil.io", ":"},
+		{"quay.io", "quay-cache.example.com", ":"},
+		{"quay.io", "quay.io", ":"},
+		{"quay.io", "harbor.example.com", ":"}, // the login of another registry's mirror
+		{"ghcr.io", "harbor.example.com", ":"}, // not in the config
 	} {
-		user, secret, err := get(host)
+		user, secret, err := get(c.registry, c.host)
+		if err != nil || user+":"+secret != c.want {
+			t.Errorf("%s at %s: %s:%s, %v; want %s", c.registry, c.host, user, secret, err, c.want)
+		}
+	}
+}
+
+func TestTwoProjectsOfOneHarborHaveTheirOwnRobots(t *testing.T) {
+	get := logins(snapshot(t, `
+registries:
+- host: quay.io
+  upstream: Deny
+  mirrors: [{url: "https://harbor.example.com", path: quay, credentials: hub}]
+- host: _default
+  upstream: Deny
+  mirrors: [{url: "https://harbor.example.com", path: rest, credentials: robot}]
+- host: ghcr.io
+  upstream: Deny
+  mirrors: [{url: "https://harbor.example.com", path: open}]
+credentials:
+- {name: hub, dockerConfigFile: DIR/docker.json}
+- {name: robot, usernameFile: DIR/user, passwordFile: DIR/password}
+`))
+	for registry, want := range map[string]string{
+		"quay.io": "harbor:harborpass", "gcr.io": "robot:pa55word", "ghcr.io": ":",
+	} {
+		user, secret, err := get(registry, "harbor.example.com")
 		if err != nil || user+":"+secret != want {
-			t.Errorf("%s: %s:%s, %v; want %s", host, user, secret, err, want)
+			t.Errorf("%s: %s:%s, %v; want %s", registry, user, secret, err, want)
 		}
 	}
 }
@@ -142,10 +170,10 @@ credentials:
 		t.Errorf("warnings %q; want one of other.example.com", s.Warnings)
 	}
 	get := logins(s)
-	if user, secret, err := get("harbor.example.com"); user != "harbor" || secret != "harborpass" || err != nil {
+	if user, secret, err := get("docker.io", "harbor.example.com"); user != "harbor" || secret != "harborpass" || err != nil {
 		t.Errorf("got %s, %s, %v", user, secret, err)
 	}
-	if user, secret, err := get("other.example.com"); user+secret != "" || err != nil {
+	if user, secret, err := get("docker.io", "other.example.com"); user+secret != "" || err != nil {
 		t.Errorf("a host without an entry gets %s, %s, %v", user, secret, err)
 	}
 }

@@ -23,7 +23,8 @@ import (
 // rotation does not cut the old CA off.
 type trust struct {
 	path string
-	// proven is the bundle that last verified an endpoint, by trustKey.
+	// proven is the bundle that last verified an endpoint, by trustKey; for one that none has verified yet, the first
+	// that the config named: containerd may reach what the agent cannot.
 	proven map[string]certs.Bundle
 }
 
@@ -92,6 +93,21 @@ func (t *trust) overlapped(regs []hostconfig.Registry) []hostconfig.Registry {
 		e.tls.CA, _ = t.of(e)
 	}
 	return out
+}
+
+// assume takes what the config names for an endpoint that was not heard of before as what it verifies against.
+func (t *trust) assume(all []endpoint) error {
+	changed := false
+	for _, e := range all {
+		if _, ok := t.proven[e.key()]; !ok && !e.tls.SkipVerify {
+			t.proven[e.key()] = e.tls.CA
+			changed = true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	return t.save()
 }
 
 // prove records that the endpoint of key verified against bundle alone.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hotplate-dev/hotplate/agent"
 	"github.com/hotplate-dev/hotplate/cmd/internal/cli"
 	"github.com/hotplate-dev/hotplate/hostconfig/apply"
 	"github.com/hotplate-dev/hotplate/prefetch/store"
@@ -51,11 +52,14 @@ func (o *options) uninstall(ctx context.Context, out io.Writer) (err error) {
 	for _, path := range receipt.Changed {
 		fmt.Fprintf(out, "put back %s\n", path)
 	}
-	for _, c := range receipt.Conflicts {
-		fmt.Fprintf(out, "left alone: %s: %s; %s\n", c.Path, c.Reason, c.Action)
+	for _, l := range receipt.Left {
+		fmt.Fprintf(out, "left alone: %s: %s\n", l.Path, l.Reason)
 	}
 	if err != nil {
 		return fmt.Errorf("put %s back: %w", o.hostsDir, err)
+	}
+	if err := agent.Forget(o.stateDir); err != nil {
+		return err
 	}
 	if err := o.release(ctx, log, out); err != nil {
 		return fmt.Errorf("%s is as it was, but pins are left (is containerd away? run uninstall again when it is back): %w",

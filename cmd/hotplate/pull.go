@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/hotplate-dev/hotplate/agent"
 	"github.com/hotplate-dev/hotplate/agent/config"
 	"github.com/hotplate-dev/hotplate/cmd/internal/cli"
 	"github.com/hotplate-dev/hotplate/prefetch"
@@ -92,9 +93,9 @@ func (o *pullOptions) run(ctx context.Context, refs []string, logFlags *cli.Log,
 }
 
 // logins reads the credentials file.
-func (o *pullOptions) logins() (func(host string) (string, string, error), error) {
+func (o *pullOptions) logins() (agent.Logins, error) {
 	if o.credentials == "" {
-		return func(string) (string, string, error) { return "", "", nil }, nil
+		return func(string, string) (string, string, error) { return "", "", nil }, nil
 	}
 	data, err := os.ReadFile(o.credentials)
 	if err != nil {
@@ -104,7 +105,7 @@ func (o *pullOptions) logins() (func(host string) (string, string, error), error
 	if err != nil {
 		return nil, fmt.Errorf("read --credentials %s: %w", o.credentials, err)
 	}
-	return func(host string) (string, string, error) {
+	return func(_, host string) (string, string, error) {
 		login, _ := docker.Login(host)
 		return login.Username, string(login.Password), nil
 	}, nil
