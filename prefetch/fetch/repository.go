@@ -102,7 +102,9 @@ func (c *Client) Repository(ref reference.Named) (*Repository, error) {
 	r := &Repository{ref: ref}
 	for _, h := range hosts {
 		// containerd asks every host for blobs, also one that may only be pushed to; we take the file at its word.
-		if h.Capabilities.Has(docker.HostCapabilityPull) {
+		// A hosts.toml often has its only mirror as server too, so that nothing else is asked.
+		again := slices.ContainsFunc(r.sources, func(s *Source) bool { return s.covers(h) })
+		if h.Capabilities.Has(docker.HostCapabilityPull) && !again {
 			r.sources = append(r.sources, c.source(h, ref, scope))
 		}
 	}
@@ -133,6 +135,12 @@ func (c *Client) source(h docker.RegistryHost, ref reference.Named, scope string
 		scope: scope, userAgent: c.cfg.UserAgent,
 	}
 	return &Source{client: c, at: at}
+}
+
+// covers tells whether nothing can be had from h that cannot be had from s. A server may also be pushed to.
+func (s *Source) covers(h docker.RegistryHost) bool {
+	have, used := s.at.host, h.Capabilities&(docker.HostCapabilityPull|docker.HostCapabilityResolve)
+	return have.Scheme == h.Scheme && have.Host == h.Host && have.Path == h.Path && have.Capabilities.Has(used)
 }
 
 // Close lets go of idle connections.

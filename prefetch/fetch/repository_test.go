@@ -335,6 +335,28 @@ func TestRegistriesOnOneHostHaveTheirOwnCredentials(t *testing.T) {
 	}
 }
 
+func TestAHostThatIsItsOwnMirrorIsAskedOnce(t *testing.T) {
+	reg := prefetchtest.NewRegistry(t)
+	for toml, want := range map[string]int{
+		"server = %[1]q\n[host.%[1]q]\n":                                  1, // may do everything
+		"server = %[1]q\n[host.%[1]q]\ncapabilities = [\"pull\"]\n":       2, // may do less
+		"server = \"%[1]s/v2/other\"\noverride_path = true\n[host.%[1]q]": 2, // another path
+	} {
+		dir := hostsDir(t, "registry.example.com", fmt.Sprintf(toml, reg.URL()), nil)
+		r := repository(t, fetch.Hosts(dir, "test/1", nil), "registry.example.com/a:v1")
+		if got := len(r.Sources()); got != want {
+			t.Errorf("%d sources, want %d:\n%s", got, want, toml)
+		}
+	}
+	// As hotplate writes it for a mirror beside which nothing may be asked.
+	toml := fmt.Sprintf("server = %[1]q\n[host.%[1]q]\ncapabilities = [\"pull\", \"resolve\"]\n", reg.URL())
+	dir := hostsDir(t, "registry.example.com", toml, nil)
+	_, _, err := repository(t, fetch.Hosts(dir, "test/1", nil), "registry.example.com/a:v1").Resolve(t.Context())
+	if err == nil || strings.Count(err.Error(), "404") != 1 {
+		t.Errorf("the error tells of one host more than once: %v", err)
+	}
+}
+
 func TestHostsThatCannotBeReadAreAnError(t *testing.T) {
 	named, err := reference.ParseDockerRef("registry.example.com/a:v1")
 	if err != nil {
