@@ -43,7 +43,7 @@ type Config struct {
 	UserAgent string
 	// StallTimeout is how long no byte may arrive before a request is repeated. Default: 30 s.
 	StallTimeout time.Duration
-	// Tries is how often in a row a request to the last host may fail without a byte of progress. Default: 8, which
+	// Tries is how often in a row a request to the last host may fail without 64 KiB of progress. Default: 8, which
 	// takes about a minute.
 	Tries int
 }

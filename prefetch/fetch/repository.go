@@ -50,7 +50,7 @@ type Config struct {
 	StallTimeout time.Duration
 	// MaxRetryAfter bounds how long a registry may keep us waiting at once. Default: 2 min.
 	MaxRetryAfter time.Duration
-	// Tries is how often in a row a request to the last host may fail without a byte of progress. Default: 8.
+	// Tries is how often in a row a request to the last host may fail without 64 KiB of progress. Default: 8.
 	Tries int
 }
 

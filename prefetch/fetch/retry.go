@@ -11,7 +11,7 @@ import (
 // retryPolicy says how often and how fast a request is repeated. This is the only place that repeats requests, beside
 // containerd's resolver.
 type retryPolicy struct {
-	// tries is how many times in a row a request may fail without one byte of progress.
+	// tries is how many times in a row a request may fail without minProgress between.
 	tries int
 	// eager gives up at once on a host to which no connection comes about, because there is another one.
 	eager bool
@@ -19,22 +19,38 @@ type retryPolicy struct {
 	first, longest time.Duration
 }
 
-func (p retryPolicy) backOff(ctx context.Context) backoff.BackOff {
+// minProgress is how many bytes must have come for the count of failures to start anew: a host that gives one byte at a
+// time must not be asked for ever.
+const minProgress = 64 << 10
+
+// backOff counts the failures and tells the waits.
+func (p retryPolicy) backOff() backoff.BackOff {
 	b := backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(p.first), backoff.WithMaxInterval(p.longest), backoff.WithMultiplier(2),
 		backoff.WithMaxElapsedTime(0))
-	return backoff.WithContext(backoff.WithMaxRetries(b, uint64(max(p.tries, 1)-1)), ctx)
+	return backoff.WithMaxRetries(b, uint64(max(p.tries, 1)-1))
 }
+
+// lasting goes on counting in the next call of RetryNotify, which would begin with Reset.
+type lasting struct{ backoff.BackOff }
+
+func (lasting) Reset() {}
 
 // do runs op until it succeeds, fails for good, or has failed too often. onRetry may be nil.
 func (p retryPolicy) do(ctx context.Context, onRetry func(error, time.Duration), op func() error) error {
+	return p.goOn(ctx, p.backOff(), onRetry, op)
+}
+
+// goOn is do with the failures that failed has counted before.
+func (p retryPolicy) goOn(ctx context.Context, failed backoff.BackOff, onRetry func(error, time.Duration),
+	op func() error) error {
 	err := backoff.RetryNotify(func() error {
 		err := op()
 		if ctx.Err() != nil || !transient(err) || p.eager && unreachable(err) {
 			return backoff.Permanent(err) // nil stays nil
 		}
 		return err
-	}, p.backOff(ctx), onRetry)
+	}, backoff.WithContext(lasting{failed}, ctx), onRetry)
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -49,18 +65,24 @@ type retrying struct {
 }
 
 func (r *retrying) FetchRange(ctx context.Context, c Chunk) (io.ReadCloser, error) {
-	rd := &retryReader{ctx: ctx, from: r, rest: c}
-	if err := r.policy.do(ctx, r.onRetry, rd.open); err != nil {
+	rd := &retryReader{ctx: ctx, from: r, failed: r.policy.backOff(), rest: c}
+	if err := rd.try(rd.open); err != nil {
 		return nil, err
 	}
 	return rd, nil
 }
 
 type retryReader struct {
-	ctx  context.Context // of FetchRange; the reader is its second half
-	from *retrying
-	rest Chunk         // what has not been read yet
-	body io.ReadCloser // nil after a failure
+	ctx    context.Context // of FetchRange; the reader is its second half
+	from   *retrying
+	failed backoff.BackOff
+	came   int64         // bytes since failed was reset
+	rest   Chunk         // what has not been read yet
+	body   io.ReadCloser // nil after a failure
+}
+
+func (r *retryReader) try(op func() error) error {
+	return r.from.policy.goOn(r.ctx, r.failed, r.from.onRetry, op)
 }
 
 func (r *retryReader) open() error {
@@ -75,8 +97,7 @@ func (r *retryReader) Read(p []byte) (n int, err error) {
 	if r.rest.Length == 0 {
 		return 0, io.EOF
 	}
-	// A try ends with the first byte, so the count starts anew with every byte of progress.
-	err = r.from.policy.do(r.ctx, r.from.onRetry, func() error {
+	err = r.try(func() error {
 		if r.body == nil {
 			if err := r.open(); err != nil {
 				return err
@@ -95,6 +116,10 @@ func (r *retryReader) Read(p []byte) (n int, err error) {
 		r.Close()
 		return &brokenError{doing: "read " + r.rest.String(), err: err}
 	})
+	if r.came += int64(n); r.came >= minProgress {
+		r.came = 0
+		r.failed.Reset()
+	}
 	return n, err
 }
 

@@ -66,20 +66,20 @@ func TestRetryingGoesOnWhereABodyBroke(t *testing.T) {
 		var offsets []int64
 		f := &fetcherFunc{f: func(_ int64, c Chunk) (io.ReadCloser, error) {
 			offsets = append(offsets, c.Offset)
-			return cutAfter(c, 1), nil // far more breaks than tries, but each brings a byte
+			return cutAfter(c, minProgress), nil // far more breaks than tries, but each brings enough
 		}}
 		r := &retrying{next: f, policy: testPolicy}
-		body, err := r.FetchRange(t.Context(), chunk(20))
+		body, err := r.FetchRange(t.Context(), chunk(20*minProgress))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer body.Close()
 		data, err := io.ReadAll(body)
-		if err != nil || len(data) != 20 {
+		if err != nil || len(data) != 20*minProgress {
 			t.Errorf("%d bytes, %v", len(data), err)
 		}
 		for i, o := range offsets {
-			if o != int64(i) {
+			if o != int64(i)*minProgress {
 				t.Fatalf("asked at %v", offsets)
 			}
 		}
@@ -97,6 +97,22 @@ func TestRetryingEndsWhenNoByteComes(t *testing.T) {
 		defer body.Close()
 		if _, err := io.ReadAll(body); !errors.Is(err, io.ErrUnexpectedEOF) || f.n.Load() != 4 {
 			t.Errorf("%v after %d calls", err, f.n.Load())
+		}
+	})
+}
+
+func TestRetryingEndsWhenBytesOnlyDrip(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fetcherFunc{f: func(_ int64, c Chunk) (io.ReadCloser, error) { return cutAfter(c, 1), nil }}
+		r := &retrying{next: f, policy: testPolicy}
+		body, err := r.FetchRange(t.Context(), chunk(20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer body.Close()
+		data, err := io.ReadAll(body)
+		if !errors.Is(err, io.ErrUnexpectedEOF) || len(data) != 4 || f.n.Load() != 4 {
+			t.Errorf("%d bytes and %v after %d calls", len(data), err, f.n.Load())
 		}
 	})
 }
