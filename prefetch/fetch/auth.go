@@ -41,8 +41,16 @@ func (a *authorizer) Authorize(ctx context.Context, req *http.Request) error {
 		// Errors here only mean that there is nothing to forget.
 		_ = a.next.AddResponses(ctx, a.last.refused()) //nolint:bodyclose // made by us, without a body
 	}
-	return err
+	if err != nil {
+		return &authError{err}
+	}
+	return nil
 }
+
+// authError is an error of Authorize, whose only requests are those for tokens.
+type authError struct{ error }
+
+func (e *authError) Unwrap() error { return e.error }
 
 func (a *authorizer) AddResponses(ctx context.Context, responses []*http.Response) error {
 	ctx, done, err := a.enter(ctx)

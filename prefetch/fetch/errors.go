@@ -155,7 +155,7 @@ func clean(err error) error {
 	var status remoteerrors.ErrUnexpectedStatus
 	if errors.As(err, &status) {
 		own := &StatusError{Code: status.StatusCode, Text: errorText(status.Body)}
-		if strings.Contains(err.Error(), "token") {
+		if auth := (*authError)(nil); errors.As(err, &auth) {
 			return fmt.Errorf("get a token from %s: %w", cleanURL(status.RequestURL), own)
 		}
 		return own

@@ -41,8 +41,10 @@ func TestErrorsSayTheNextStep(t *testing.T) {
 		"refused":      {overHTTP(dial), []string{"GET https://h/v2/a: ", "connection refused", "up and reachable from this node"}},
 		"of the resolver": {remoteerrors.ErrUnexpectedStatus{StatusCode: 502, RequestURL: "https://h/v2/a?X-Signature=secret",
 			Body: []byte(`{"errors":[{"code":"UNKNOWN","message":"` + strings.Repeat("long ", 100) + `"}]}`)}, []string{"502 Bad Gateway", `("UNKNOWN long`, "..."}},
-		"of a token server": {fmt.Errorf("failed to fetch oauth token: %w", remoteerrors.ErrUnexpectedStatus{StatusCode: 401,
-			RequestURL: "https://auth.example.com/token?account=robot"}), []string{"get a token from https://auth.example.com/token: 401"}},
+		"of a token server": {fmt.Errorf("authorize: %w", &authError{remoteerrors.ErrUnexpectedStatus{StatusCode: 401,
+			RequestURL: "https://auth.example.com/token?account=robot"}}), []string{"get a token from https://auth.example.com/token: 401"}},
+		"of a repository named token": {fmt.Errorf("token: %w", remoteerrors.ErrUnexpectedStatus{StatusCode: 500,
+			RequestURL: "https://h/v2/token/manifests/v1"}), []string{"fetch a at h:1: 500 Internal"}},
 		"not found by the resolver": {fmt.Errorf("a: %w", errdefs.ErrNotFound), []string{"404"}},
 	} {
 		got := (&HostError{Host: "h:1", Doing: "fetch a", Err: clean(tc.err)}).Error()

@@ -168,7 +168,7 @@ func TestWrongCredentialsSayWhatToDo(t *testing.T) {
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, part := range []string{reg.Host(), "401", "check the credentials", ref} {
+	for _, part := range []string{"get a token from " + reg.URL() + "/token: ", "401", "check the credentials", ref} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("the error lacks %q: %v", part, err)
 		}
