@@ -130,8 +130,9 @@ func (r *run) pour(ctx context.Context, src *fetch.Source, patient bool, desc oc
 		if !errors.Is(err, fetch.ErrRangeIgnored) {
 			return err
 		}
+		err = src.Failed("ask for a range", err) // from now on src.Ranges is false, for the other layers too
 		r.p.cfg.Log.Info("registry host does not honour ranges, fetching in one stream",
-			"host", src.Name(), "digest", desc.Digest, "cause", src.Failed("range", err))
+			"host", src.Name(), "digest", desc.Digest, "cause", err)
 	}
 	return r.stream(ctx, src.Whole(patient, onRetry), desc, w)
 }
