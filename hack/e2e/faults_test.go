@@ -189,7 +189,7 @@ func TestAgentAndFaultyRegistry(t *testing.T) {
 				n.until(notReady, condition(report.HostsLive, report.True),
 					imageIs("model", report.ImageFailed, append(f.says, mirror.Host(), img.under(mirrored))...))
 				n.checkAbsent(allNames(img)...)
-				row.saw("Failed with %q, CRI knows nothing of it", f.says)
+				row.saw("Failed with \"%s\", CRI knows nothing of it", strings.Join(f.says, "\" and \""))
 				mirror.SetScript(nil)
 			}
 			n.until(ready, imageIs("model", report.ImageReady))

@@ -17,6 +17,7 @@ import (
 
 	"github.com/hotplate-dev/hotplate/agent/config"
 	"github.com/hotplate-dev/hotplate/agent/report"
+	"github.com/hotplate-dev/hotplate/hostconfig/apply"
 )
 
 // tree describes everything below dir: mode, owner, time of change, and the content.
@@ -256,7 +257,8 @@ func TestCompetitor(t *testing.T) {
 		n.start()
 		n.until(ready)
 		n.waitApplied()
-		overwrite := func(path string) error { return os.WriteFile(path, []byte(otherTool), 0o644) }
+		// In one rename: seen half written, the file would not name its writer.
+		overwrite := func(path string) error { return apply.WriteFile(path, []byte(otherTool), 0o644) }
 		for range 3 {
 			n.repaired("fought.invalid", overwrite)
 		}

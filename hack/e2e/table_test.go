@@ -60,32 +60,47 @@ func (r *row) saw(format string, args ...any) {
 
 // write prints the table, and keeps it where TableVariable says.
 func (tb *table) write() error {
-	slices.SortStableFunc(tb.rows, func(a, b *row) int {
-		return cmp.Or(cmp.Compare(a.group, b.group), cmp.Compare(a.what, b.what), cmp.Compare(a.line, b.line))
-	})
+	rows := tb.merged()
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "LINE\tWHAT\tRESULT\tEVIDENCE")
-	for _, r := range tb.rows {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.line, r.what, r.result, strings.Join(r.evidence, "; "))
+	fmt.Fprintln(w, "CONTAINERD\tWHAT\tRESULT\tEVIDENCE")
+	for _, r := range rows {
+		fmt.Fprintln(w, strings.Join(r[:], "\t"))
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
 	if path := os.Getenv(TableVariable); path != "" {
-		return os.WriteFile(path, []byte(tb.markdown()), 0o644)
+		return os.WriteFile(path, []byte(markdown(rows)), 0o644)
 	}
 	return nil
 }
 
-func (tb *table) markdown() string {
+// merged is the table in order, lines with the same result and evidence as one row: lines, what, result, evidence.
+func (tb *table) merged() (rows [][4]string) {
+	slices.SortStableFunc(tb.rows, func(a, b *row) int {
+		return cmp.Or(cmp.Compare(a.group, b.group), cmp.Compare(a.what, b.what), cmp.Compare(a.line, b.line))
+	})
+	at := make(map[[3]string]int)
+	for _, r := range tb.rows {
+		key := [3]string{r.what, r.result, strings.Join(r.evidence, "; ")}
+		if i, ok := at[key]; ok {
+			rows[i][0] += ", " + r.line
+			continue
+		}
+		at[key] = len(rows)
+		rows = append(rows, [4]string{r.line, key[0], key[1], key[2]})
+	}
+	return rows
+}
+
+func markdown(rows [][4]string) string {
 	var b strings.Builder
 	b.WriteString("# What the end-to-end tests showed\n\nWritten by `make e2e-full`; do not edit. ")
 	fmt.Fprintf(&b, "%s on %s/%s, %d CPUs.\n\n", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
 	b.WriteString("| containerd | what | result | evidence |\n|---|---|---|---|\n")
 	cell := strings.NewReplacer("|", "\\|", "\n", " ", "<", "&lt;")
-	for _, r := range tb.rows {
-		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", r.line, cell.Replace(r.what), r.result,
-			cell.Replace(strings.Join(r.evidence, "; ")))
+	for _, r := range rows {
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", r[0], cell.Replace(r[1]), r[2], cell.Replace(r[3]))
 	}
 	return b.String()
 }
