@@ -24,7 +24,7 @@ demo: build ## Run the main job on real parts for a person to watch (DEMO_SIZE=1
 test: setup lint unit e2e demo-small ## What CI runs: lint, unit tests with race, real parts, a small demo
 
 .PHONY: test-full
-test-full: setup-full lint unit fuzz e2e-full demo ## Adds all containerd lines, long crash loops, fuzzing, the full demo
+test-full: setup-full lint unit crash fuzz e2e-full demo ## Adds all containerd lines, long crash loops, fuzzing, the full demo
 
 .PHONY: setup
 setup: ## Install Debian packages and build the real parts that tests need
@@ -62,6 +62,10 @@ e2e-full: ## The same on every containerd line from 1.6 to 2.4; keeps the table 
 .PHONY: demo-small
 demo-small: build
 	DEMO_SIZE=150 $(GO) run ./hack/demo
+
+.PHONY: crash
+crash: ## The long crash loops of the hosts directory's writer
+	HOTPLATE_FULL=1 $(GO) test -count=1 -timeout 60m ./hostconfig/apply
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME
