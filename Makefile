@@ -4,6 +4,8 @@ GO ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 10s
+# The packages that have tests on real parts.
+E2E = $(shell grep -rl --include='*_test.go' '^//go:build e2e' . | xargs -n1 dirname | sort -u)
 
 .NOTPARALLEL:
 
@@ -53,11 +55,11 @@ unit: ## Unit tests with the race detector
 
 .PHONY: e2e
 e2e: ## Tests on real containerd (1.7 and 2.4) and a real registry; needs root
-	HOTPLATE_LINES=1.7,2.4 $(GO) test -tags e2e -count=1 -p 1 -timeout 30m ./hack/... ./prefetch/... ./hostconfig/...
+	HOTPLATE_LINES=1.7,2.4 $(GO) test -tags e2e -count=1 -p 1 -timeout 30m $(E2E)
 
 .PHONY: e2e-full
 e2e-full: ## The same on every containerd line from 1.6 to 2.4; keeps the table in docs/
-	HOTPLATE_LINES=all HOTPLATE_FULL=1 HOTPLATE_TABLE=$(CURDIR)/docs/test-table.md $(GO) test -tags e2e -count=1 -p 1 -timeout 80m ./hack/... ./prefetch/... ./hostconfig/...
+	HOTPLATE_LINES=all HOTPLATE_FULL=1 HOTPLATE_TABLE=$(CURDIR)/docs/test-table.md $(GO) test -tags e2e -count=1 -p 1 -timeout 80m $(E2E)
 
 .PHONY: demo-small
 demo-small: build
