@@ -6,6 +6,9 @@ import (
 	"os"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+
 	"github.com/hotplate-dev/hotplate/agent/report"
 	"github.com/hotplate-dev/hotplate/hack/rig"
 )
@@ -171,14 +174,35 @@ func TestImageRemovedBehindTheAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.checkAbsent(allNames(img)...)
-	waitFor(t, "the image to be back", func() string {
+	n.waitPinned(img)
+	n.until(ready, imageIs("model", report.ImageReady))
+	n.checkImage(mirror, img, allNames(img)...)
+	row.saw("removed by CRI: Ready again")
+
+	_, err := n.ctrd().ImageService().Update(namespaces.WithNamespace(t.Context(), "k8s.io"),
+		images.Image{Name: img.id, Labels: map[string]string{"io.cri-containerd.pinned": ""}}, "labels.io.cri-containerd.pinned")
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the pin to be off", func() string {
 		status, err := n.cri.ImageStatus(t.Context(), img.under(aliased))
+		if err != nil || status.GetPinned() {
+			return "CRI says that it is pinned"
+		}
+		return ""
+	})
+	n.waitPinned(img)
+	row.saw("pin taken off: pinned again")
+}
+
+// waitPinned waits until CRI says that an image is pinned.
+func (n *node) waitPinned(img image) {
+	n.t.Helper()
+	waitFor(n.t, "the image to be there and pinned", func() string {
+		status, err := n.cri.ImageStatus(n.t.Context(), img.under(aliased))
 		if err != nil || !status.GetPinned() {
 			return "CRI has it not, or not pinned"
 		}
 		return ""
 	})
-	n.until(ready, imageIs("model", report.ImageReady))
-	n.checkImage(mirror, img, allNames(img)...)
-	row.saw("removed by CRI: Ready again")
 }
