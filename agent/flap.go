@@ -29,8 +29,9 @@ type flap struct {
 	who     string // what is known of the competitor
 }
 
-// saw records that a file of host was found changed at now. who says what is known of who did it.
-func (f *flaps) saw(host, who string, now time.Time) {
+// saw records that a file of host was found changed at now. who says what is known of who did it; named, whether that is
+// more than nothing: whoever truncates a file before writing it is once seen without a name.
+func (f *flaps) saw(host, who string, named bool, now time.Time) {
 	if f.hosts == nil {
 		f.hosts = make(map[string]*flap)
 	}
@@ -39,7 +40,9 @@ func (f *flaps) saw(host, who string, now time.Time) {
 		d = &flap{backoff: flapBackoff}
 		f.hosts[host] = d
 	}
-	d.who = who
+	if named || d.who == "" {
+		d.who = who
+	}
 	if now.Sub(d.until) > flapBackoffMax {
 		d.backoff = flapBackoff // it kept the peace for long
 	}

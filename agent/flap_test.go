@@ -36,7 +36,7 @@ func TestFlaps(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var f flaps
 			for _, at := range c.changes {
-				f.saw(flapHost, puppet, start.Add(at))
+				f.saw(flapHost, puppet, true, start.Add(at))
 			}
 			got := f.message(flapHost, start.Add(c.look))
 			if c.want == "" && got != "" || !strings.Contains(got, c.want) {
@@ -55,7 +55,7 @@ func TestTheBackoffOfAFlapIsCapped(t *testing.T) {
 	var waits []time.Duration
 	for range 6 {
 		for range flapLimit {
-			f.saw(flapHost, puppet, now)
+			f.saw(flapHost, puppet, true, now)
 		}
 		waits = append(waits, f.hosts[flapHost].until.Sub(now))
 		now = f.hosts[flapHost].until
@@ -71,11 +71,22 @@ func TestTheMessageOfAFlapSaysWhatToDo(t *testing.T) {
 	var f flaps
 	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 	for range flapLimit {
-		f.saw(flapHost, puppet, now)
+		f.saw(flapHost, puppet, true, now)
 	}
 	const want = `somebody else changed it 3 times within 10m0s: docker.io/hosts.toml says "Puppet"; ` +
 		`left alone until 12:10:00; stop that program from writing there, or take this registry out of the config`
 	if got := f.message(flapHost, now); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+func TestACompetitorKeepsItsName(t *testing.T) {
+	var f flaps
+	now := time.Now()
+	for i, who := range []string{puppet, "nobody", "nobody"} {
+		f.saw(flapHost, who, who != "nobody", now.Add(time.Duration(i)*time.Second))
+	}
+	if got := f.message(flapHost, now.Add(time.Minute)); !strings.Contains(got, puppet) {
+		t.Errorf("told is %q, without the name that was seen once", got)
 	}
 }

@@ -210,8 +210,9 @@ func (r *reconciler) sawOthers(receipt apply.Receipt) {
 		if old[key] || r.flaps.message(d.Host, time.Now()) != "" {
 			continue
 		}
+		who, named := competitor(d)
 		r.log.Warn("somebody else changed the hosts directory", "path", d.Path, "what", string(d.Kind),
-			"registry", d.Host, "who", competitor(d))
+			"registry", d.Host, "who", who)
 		if d.Kind == hostconfig.Stray {
 			continue // it is not ours
 		}
@@ -220,7 +221,7 @@ func (r *reconciler) sawOthers(receipt apply.Receipt) {
 		// Nor do removals count: to leave them alone would send containerd to upstream, even where the config says Deny.
 		if d.Host != "" && !seen[d.Host] && d.Kind != hostconfig.Missing {
 			seen[d.Host] = true
-			r.flaps.saw(d.Host, competitor(d), time.Now())
+			r.flaps.saw(d.Host, who, named, time.Now())
 		}
 	}
 	for _, l := range receipt.Left {
@@ -232,18 +233,19 @@ func (r *reconciler) sawOthers(receipt apply.Receipt) {
 	}
 }
 
-// competitor is what can be known of who changed a file: tools that write hosts.toml mark it in its first comment.
-func competitor(d hostconfig.Drift) string {
+// competitor is what can be known of who changed a file, and whether that is a name: tools that write hosts.toml mark it
+// in its first comment.
+func competitor(d hostconfig.Drift) (who string, named bool) {
 	ours := hostconfig.IsManaged([]byte("# " + d.Comment)) // edited in place, our mark left standing
 	switch {
 	case d.Kind == hostconfig.WrongMode:
-		return fmt.Sprintf("%s is given the mode %#o by a program that leaves no name", d.Path, d.Mode)
+		return fmt.Sprintf("%s is given the mode %#o by a program that leaves no name", d.Path, d.Mode), false
 	case d.Kind == hostconfig.Missing:
-		return d.Path + " is removed by a program that leaves no name"
+		return d.Path + " is removed by a program that leaves no name", false
 	case d.Comment != "" && !ours:
-		return fmt.Sprintf("%s says %q", d.Path, d.Comment)
+		return fmt.Sprintf("%s says %q", d.Path, d.Comment), true
 	default:
-		return d.Path + " is written by a program that leaves no name in it"
+		return d.Path + " is written by a program that leaves no name in it", false
 	}
 }
 

@@ -162,7 +162,7 @@ func TestCompetitor(t *testing.T) {
 			Comment: strings.TrimPrefix(header, "# ")},
 			"p is given the mode 0666 by a program that leaves no name"},
 	} {
-		if got := competitor(c.drift); got != c.want {
+		if got, _ := competitor(c.drift); got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
 		}
 	}
