@@ -34,8 +34,22 @@ type Config struct {
 	Log *slog.Logger
 	// MaxParallel is how many requests for parts of images are under way at once, over all images. Default: 8.
 	MaxParallel int
+	// MaxBandwidth is how many bytes a second are fetched at most, over all images; 0 means no limit.
+	MaxBandwidth int64
 	// Memory is how many bytes of images are held in memory at once, over all images. Default: 256 MiB.
 	Memory int64
+	// KeepLayers says whether the compressed layers stay in the store beside the unpacked ones. Default: KeepAuto.
+	KeepLayers KeepLayers
+	// Reserve is the share of each filesystem that is left free, 0 to 0.9. Default: 0.15, at which the kubelet begins
+	// to evict. A negative value means no reserve.
+	Reserve float64
+	// MaxPinned is how many bytes all our pinned images together may take; 0 means no limit.
+	MaxPinned int64
+	// Way forces a way; empty takes the direct one where it is open.
+	Way WayName
+	// Staging is a directory for partial layers where the way is API; empty keeps none, and what containerd drops of a
+	// partial layer is fetched anew.
+	Staging string
 	// ChunkSize is how many bytes one request asks for. Default: 8 MiB, or less, so that MaxParallel chunks and
 	// as many that wait for their turn fit into Memory.
 	ChunkSize int64
@@ -47,6 +61,30 @@ type Config struct {
 	// takes about a minute.
 	Tries int
 }
+
+// KeepLayers says whether the compressed layers stay in the store.
+type KeepLayers string
+
+// The values of KeepLayers. KeepAuto follows the daemon's discard_unpacked_layers, and keeps them where the daemon does
+// not tell. Without blobs a pull by the kubelet still ends well, but nobody can fetch them from this node.
+const (
+	KeepAuto   KeepLayers = "Auto"
+	KeepAlways KeepLayers = "Always"
+	KeepNever  KeepLayers = "Never"
+)
+
+// Bound is what held a pull back.
+type Bound string
+
+// The values of Bound. Stream means that one layer's decompression was the last to end, with the network and the disk
+// waiting for it.
+const (
+	BoundNothing  Bound = ""
+	BoundNetwork  Bound = "network"
+	BoundStream   Bound = "stream"
+	BoundDisk     Bound = "disk"
+	BoundRegistry Bound = "registry" // it asked us to wait
+)
 
 // Prefetcher makes images ready. It is safe for concurrent use; images share its limits.
 type Prefetcher struct {
@@ -93,11 +131,24 @@ type Result struct {
 	ConfigDigest string `json:"configDigest"` // the image ID of CRI
 	ChainID      string `json:"chainID"`
 	// Names are the image records that point at it.
-	Names        []string      `json:"names"`
-	Pinned       bool          `json:"pinned"`
-	PinSupported bool          `json:"pinSupported"`
+	Names        []string `json:"names"`
+	Pinned       bool     `json:"pinned"`
+	PinSupported bool     `json:"pinSupported"`
+	// Mountable is false for an artifact that is no root filesystem: its content is there, but no container can run
+	// it or mount it. Note says so.
+	Mountable bool `json:"mountable"`
+	// Way is how the layers got in, WayReason why not directly. Kept tells whether their blobs stay. All are empty
+	// when nothing had to be fetched.
+	Way       WayName `json:"way,omitempty"`
+	WayReason string  `json:"wayReason,omitempty"`
+	Kept      bool    `json:"kept,omitempty"`
+	// Size is what the image takes on the disk in bytes, shared layers included; 0 where it is not known.
+	Size         int64         `json:"size,omitempty"`
 	BytesFetched int64         `json:"bytesFetched"`
 	Duration     time.Duration `json:"duration"`
+	// BoundBy is what held the pull back, Advice what would help; both empty when nothing had to be fetched.
+	BoundBy Bound    `json:"boundBy,omitempty"`
+	Advice  []string `json:"advice,omitempty"`
 	// Note is what a person should know although it is no error; empty if nothing.
 	Note string `json:"note,omitempty"`
 }
@@ -188,6 +239,36 @@ func (p *Prefetcher) Unpin(ctx context.Context, configDigest string) error {
 		return fmt.Errorf("image ID %q: %w", configDigest, err)
 	}
 	return p.cfg.Store.Unpin(ctx, id)
+}
+
+// Remove removes the image with this ID under all its names, unless a container uses it or someone else has pinned it;
+// the error is an ErrInUse then.
+func (p *Prefetcher) Remove(ctx context.Context, configDigest string) error {
+	id, err := digest.Parse(configDigest)
+	if err != nil {
+		return fmt.Errorf("image ID %q: %w", configDigest, err)
+	}
+	return p.cfg.Store.Remove(ctx, id)
+}
+
+// Watch calls changed, from one goroutine, after somebody changed or removed an image record, and returns when ctx ends
+// (nil) or the store can no longer tell; then changes have been missed, and it may be called again.
+func (p *Prefetcher) Watch(ctx context.Context, changed func()) error {
+	return p.cfg.Store.Watch(ctx, changed)
+}
+
+// Stats are counters since New, and gauges of the present.
+func (p *Prefetcher) Stats() Stats { return Stats{MemoryLimit: p.cfg.Memory} }
+
+// Stats is what a Prefetcher has done and is doing. Byte counts are of bodies.
+type Stats struct {
+	// Hosts has what package fetch counts, by host and port.
+	Hosts map[string]fetch.HostStats
+	// BytesByWay counts the bytes of layers that were fetched.
+	BytesByWay map[WayName]int64
+	// MemoryUsed of MemoryLimit is taken now; Waiting is how many chunks wait for a place.
+	MemoryUsed, MemoryLimit int64
+	Waiting                 int
 }
 
 // Pins are the images that carry a pin of ours.

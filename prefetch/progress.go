@@ -44,6 +44,12 @@ type Snapshot struct {
 	BytesFetched int64 `json:"bytesFetched"`
 	// WaitingFor says what the image waits for; empty while it moves.
 	WaitingFor string `json:"waitingFor,omitempty"`
+	// Way is how the layers get in, WayReason why not directly; empty until known.
+	Way       WayName `json:"way,omitempty"`
+	WayReason string  `json:"wayReason,omitempty"`
+	// Rate is how many bytes of layers a second got done lately, Left how long the rest takes at that rate; 0 if unknown.
+	Rate int64         `json:"rate,omitempty"`
+	Left time.Duration `json:"left,omitempty"`
 	// Error is why it failed.
 	Error   string    `json:"error,omitempty"`
 	Started time.Time `json:"started,omitzero"`
@@ -60,6 +66,11 @@ type Layer struct {
 	Size  int64 `json:"size"`
 	Done  int64 `json:"done"`
 	Phase Phase `json:"phase"`
+	// Unpacked is how many of its bytes have been laid out, in compressed bytes, where the way is Direct.
+	Unpacked int64 `json:"unpacked,omitempty"`
+	// Rate and Left are as in Snapshot.
+	Rate int64         `json:"rate,omitempty"`
+	Left time.Duration `json:"left,omitempty"`
 	// Host is the registry host that its bytes come from.
 	Host string `json:"host,omitempty"`
 	// WaitingFor says what the layer waits for; empty while it moves.

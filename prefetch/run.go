@@ -61,7 +61,7 @@ func (r *run) ensure(ctx context.Context) (Result, error) {
 		return r.result(names, st), err
 	}
 	if r.want.pin && st.PinSupported && !st.Pinned {
-		if err := r.p.cfg.Store.Pin(ctx, st.Config); err != nil {
+		if err := r.p.cfg.Store.Pin(ctx, st.Config, 0); err != nil {
 			return r.result(names, st), err
 		}
 		if st, err = r.await(ctx, names, target.Digest, true); err != nil {

@@ -3,6 +3,7 @@ package prefetch
 import (
 	"context"
 	"errors"
+	"io"
 
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
@@ -16,15 +17,94 @@ type Store interface {
 	// Open begins or continues the work on one image. Until Close nothing that the session wrote or found is
 	// collected; key is the same for every run for the same image.
 	Open(ctx context.Context, key string) (Session, error)
+	// Way tells how layers get in now. It changes at most when the daemon restarts.
+	Way(ctx context.Context) (Way, error)
+	// Space tells how much room there is now.
+	Space(ctx context.Context) (Space, error)
 	// Pin protects the image with this ID (the config's digest) from the kubelet's garbage collection and marks the
-	// pin as ours. A pin that someone else set is left as it is.
-	Pin(ctx context.Context, imageID digest.Digest) error
+	// pin as ours, with the bytes that it keeps. A pin that someone else set is left as it is.
+	Pin(ctx context.Context, imageID digest.Digest, size int64) error
 	// Unpin removes the pin if it is ours; anything else, also an image that is gone, is left alone.
 	Unpin(ctx context.Context, imageID digest.Digest) error
 	// Pins are the images that carry a pin of ours.
 	Pins(ctx context.Context) ([]Pin, error)
+	// Remove removes the image with this ID under all its names, unless a container uses it or someone else has
+	// pinned it; then it says so with an ErrInUse. An image that is gone is success.
+	Remove(ctx context.Context, imageID digest.Digest) error
+	// Watch calls changed, from one goroutine, after an image record was changed or removed, and returns when ctx ends
+	// (nil) or the store can no longer tell.
+	Watch(ctx context.Context, changed func()) error
 	// Sweep removes what runs that died left behind, except for the keys that keep wants.
 	Sweep(ctx context.Context, keep func(key string) bool) error
+}
+
+// WayName names a way by which layers get into a store.
+type WayName string
+
+// The ways. Direct: hotplate lays out the layers itself, and the store adopts files and directories by link and rename.
+// API: the bytes of a layer go through the store's content writer in order, and the store unpacks.
+const (
+	Direct WayName = "Direct"
+	API    WayName = "API"
+)
+
+// Way is how layers get into the store, found out by looking at it.
+type Way struct {
+	Name WayName
+	// Reason says why the direct way is closed; empty if it is open.
+	Reason string
+	// Staging is an existing directory for partial blobs, on the content store's filesystem. Trees is one on the
+	// snapshotter's, in which layers are laid out. Both are ours alone, and empty unless the way is Direct.
+	Staging, Trees string
+	// Discards tells whether the daemon is set to discard the blobs of unpacked layers. DiscardsKnown is false where
+	// the daemon does not say.
+	Discards, DiscardsKnown bool
+}
+
+// Volume is a filesystem.
+type Volume struct {
+	// Path is a directory on it; empty if it cannot be looked at from here.
+	Path string
+	// Device tells filesystems apart.
+	Device uint64
+	// Size and Free are in bytes, Free is what root may still write.
+	Size, Free int64
+	// Inodes and FreeInodes are 0 where the filesystem does not count them.
+	Inodes, FreeInodes int64
+}
+
+// Space is the room where layers go: compressed blobs and unpacked snapshots. They may be the same filesystem.
+type Space struct {
+	Content, Snapshots Volume
+}
+
+// DirectSession is what a Session can do beside when the store's way is Direct. Hold may be called by several goroutines
+// at once, AddSnapshot by one at a time.
+type DirectSession interface {
+	Session
+	// Hold keeps others, such as the kubelet's pull, from fetching the blob until it is released or adopted. It returns
+	// ErrPresent if the blob is complete. If someone else is writing it, it calls waiting once and returns when
+	// they have finished or given up. A daemon that restarts forgets the hold; Adopt works all the same.
+	Hold(ctx context.Context, desc ocispec.Descriptor, waiting func()) (Hold, error)
+	// OpenBlob opens a complete blob, straight from the disk where that is possible.
+	OpenBlob(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error)
+	// HasSnapshot tells whether the snapshot with this chain ID is there, committed, and protects it until Close.
+	HasSnapshot(ctx context.Context, chain digest.Digest) (bool, error)
+	// AddSnapshot makes the snapshot chain on top of parent, which is empty for the first one. fill puts the layer's
+	// entries into upper; lowers are the directories of the parents, nearest first. Afterwards name and parent are looked
+	// at. If someone else makes the same snapshot meanwhile, that is success. On failure nothing half-made stays.
+	AddSnapshot(ctx context.Context, chain, parent digest.Digest, fill func(upper string, lowers []string) error) error
+	// Unpacked lets the config hold the last snapshot, so that it is not collected.
+	Unpacked(ctx context.Context, config ocispec.Descriptor, chain digest.Digest) error
+}
+
+// Hold is a blob that nobody else fetches meanwhile.
+type Hold interface {
+	// Adopt makes the file at path, which is on Way.Staging's filesystem, the content of the blob, by a hard link. The
+	// caller has verified its digest and made it durable. The file at path stays. diffID is recorded with it.
+	Adopt(ctx context.Context, path string, diffID digest.Digest) error
+	// Release lets go without the blob. After Adopt it does nothing.
+	Release()
 }
 
 // Session is the work on one image. Blob may be called by several goroutines at once; the rest is called in order.
@@ -67,6 +147,9 @@ type BlobWriter interface {
 // ErrPresent is returned by Session.Blob for a blob that is complete.
 var ErrPresent = errors.New("blob is complete")
 
+// ErrInUse is returned by Store.Remove for an image that somebody needs.
+var ErrInUse = errors.New("image is in use")
+
 // ErrDigest is returned by BlobWriter.Commit when the bytes do not have the blob's digest or size.
 var ErrDigest = errors.New("content does not match its digest")
 
@@ -105,4 +188,6 @@ type Pin struct {
 	ImageID digest.Digest
 	// Target is the manifest or index that the image's record points at.
 	Target digest.Digest
+	// Size is what the image takes on the disk in bytes, shared layers included; 0 where it is not known.
+	Size int64
 }

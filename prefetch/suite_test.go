@@ -19,6 +19,6 @@ func TestPrefetchIntoMemory(t *testing.T) {
 		if !ok {
 			t.Fatalf("%T is no MemStore", store)
 		}
-		mem.Remove(id)
+		mem.Lose(id)
 	})
 }

@@ -143,7 +143,7 @@ func (s *MemStore) Open(_ context.Context, key string) (prefetch.Session, error)
 }
 
 // Pin implements prefetch.Store.
-func (s *MemStore) Pin(_ context.Context, id digest.Digest) error {
+func (s *MemStore) Pin(_ context.Context, id digest.Digest, _ int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.NoPins {
@@ -154,6 +154,23 @@ func (s *MemStore) Pin(_ context.Context, id digest.Digest) error {
 }
 
 // Unpin implements prefetch.Store.
+// Way implements prefetch.Store.
+func (s *MemStore) Way(context.Context) (prefetch.Way, error) {
+	return prefetch.Way{Name: prefetch.API, Reason: "the store is in memory"}, nil
+}
+
+// Space implements prefetch.Store.
+func (s *MemStore) Space(context.Context) (prefetch.Space, error) { return prefetch.Space{}, nil }
+
+// Remove implements prefetch.Store.
+func (s *MemStore) Remove(context.Context, digest.Digest) error { return errors.ErrUnsupported }
+
+// Watch implements prefetch.Store.
+func (s *MemStore) Watch(ctx context.Context, _ func()) error {
+	<-ctx.Done()
+	return nil
+}
+
 func (s *MemStore) Unpin(_ context.Context, id digest.Digest) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -240,7 +257,7 @@ func (s *MemStore) Forget(name string, all bool) {
 
 // Remove removes all records of the image with this ID and what is held by no other image, as a kubelet does that
 // collects garbage.
-func (s *MemStore) Remove(id digest.Digest) {
+func (s *MemStore) Lose(id digest.Digest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.records, func(_ string, target digest.Digest) bool {

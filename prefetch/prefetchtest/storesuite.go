@@ -294,7 +294,7 @@ func (s *storeTest) pin(t *testing.T) {
 		return
 	}
 	for range 2 {
-		if err := s.Pin(t.Context(), id); err != nil {
+		if err := s.Pin(t.Context(), id, 1000); err != nil {
 			t.Fatal(err)
 		}
 	}

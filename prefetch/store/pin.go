@@ -20,7 +20,7 @@ const (
 
 // Pin implements prefetch.Store. The label goes on the record that CRI names by the image ID: a CRI pull of a tag erases
 // labels on the tag, and one of a digest those on the digest's record.
-func (s *Store) Pin(ctx context.Context, id digest.Digest) error {
+func (s *Store) Pin(ctx context.Context, id digest.Digest, _ int64) error {
 	ctx = s.in(ctx)
 	img, err := s.client.ImageService().Get(ctx, id.String())
 	if err != nil {

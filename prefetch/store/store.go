@@ -99,6 +99,23 @@ func (s *Store) in(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, s.cfg.Namespace)
 }
 
+// Way implements prefetch.Store.
+func (s *Store) Way(context.Context) (prefetch.Way, error) {
+	return prefetch.Way{Name: prefetch.API, Reason: "not looked for"}, nil
+}
+
+// Space implements prefetch.Store.
+func (s *Store) Space(context.Context) (prefetch.Space, error) { return prefetch.Space{}, nil }
+
+// Remove implements prefetch.Store.
+func (s *Store) Remove(context.Context, digest.Digest) error { return errors.ErrUnsupported }
+
+// Watch implements prefetch.Store.
+func (s *Store) Watch(ctx context.Context, _ func()) error {
+	<-ctx.Done()
+	return nil
+}
+
 // State implements prefetch.Store.
 func (s *Store) State(ctx context.Context, q prefetch.Query) (prefetch.State, error) {
 	ctx = s.in(ctx)
