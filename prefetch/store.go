@@ -147,6 +147,9 @@ type BlobWriter interface {
 // ErrPresent is returned by Session.Blob for a blob that is complete.
 var ErrPresent = errors.New("blob is complete")
 
+// ErrAway is joined to an error of a Store whose daemon does not answer. The call may be repeated when it is back.
+var ErrAway = errors.New("containerd does not answer")
+
 // ErrInUse is returned by Store.Remove for an image that somebody needs.
 var ErrInUse = errors.New("image is in use")
 
