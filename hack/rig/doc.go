@@ -7,6 +7,7 @@
 // # Layout
 //
 //   - process.go, mounts.go: child processes and what they leave. Every part that is a process uses these.
+//   - mounts_volume.go: [Volume], a small disk that can be filled.
 //   - containerd.go, containerd_config.go: [Containerd], a private daemon.
 //   - cri.go: [CRI], which asks a daemon for images as the kubelet does.
 //   - ca.go: [CA], certificates for all of them, expired ones included.
