@@ -285,7 +285,9 @@ func TestLimitsAndLoginsReachThePuller(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
 		n.source.write(doc + "prefetch: {maxParallel: 3, memory: 32Mi}\n")
 		after(time.Second)
-		want := []config.Prefetch{{MaxParallel: 3, Memory: 32 * config.Mi}}
+		cfg := config.Config{Prefetch: config.Prefetch{MaxParallel: 3, Memory: 32 * config.Mi}}
+		cfg.Default()
+		want := []config.Prefetch{cfg.Prefetch}
 		n.puller.set(func(p *fakePuller) {
 			if diff := cmp.Diff(want, p.made); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)

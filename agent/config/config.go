@@ -17,7 +17,7 @@ type Config struct {
 	Credentials []Credential `yaml:"credentials,omitempty"`
 	// Images are what the node has on its disk before a pod asks. Default: none.
 	Images []Image `yaml:"images,omitempty"`
-	// Prefetch bounds what fetching images may take of the node. Default: as documented there.
+	// Prefetch says what fetching images may take of the node, and how images come and go. Default: as documented there.
 	Prefetch Prefetch `yaml:"prefetch,omitempty"`
 }
 
@@ -168,11 +168,67 @@ type Image struct {
 	Pin *bool `yaml:"pin,omitempty"`
 }
 
-// Prefetch bounds what fetching images may take of the node.
+// Prefetch says what fetching images may take of the node, and how images come and go.
 type Prefetch struct {
-	// MaxParallel is how many requests for parts of images are under way at once. Default: 8; 1 to 64.
-	MaxParallel int `yaml:"maxParallel,omitempty" jsonschema:"minimum=1,maximum=64"`
-	// Memory is how much memory the parts on their way from the network to the disk may take, as a Kubernetes
-	// quantity of bytes. Default: 256Mi; at least 16Mi.
+	// MaxParallel is how many requests for parts of images are under way at once, over all images. Fewer are, where more
+	// make nothing faster. Default: 32; 1 to 128.
+	MaxParallel int `yaml:"maxParallel,omitempty" jsonschema:"minimum=1,maximum=128"`
+	// MaxImages is how many images of the same priority are prepared at once. One of lower priority begins when the
+	// bytes of those before it are on the node. Default: 2; 1 to 16.
+	MaxImages int `yaml:"maxImages,omitempty" jsonschema:"minimum=1,maximum=16"`
+	// Memory is how much memory prefetch may take, as a Kubernetes quantity of bytes: parts on their way from the network
+	// to the disk, and what unpacking needs. With less, fewer parts are under way. Default: 256Mi; at least 16Mi.
 	Memory Bytes `yaml:"memory,omitempty"`
+	// MaxBandwidth is how many bytes a second are fetched at most, over all images. Default: no limit; at least 1Mi.
+	MaxBandwidth Bytes `yaml:"maxBandwidth,omitempty"`
+	// KeepLayers says whether compressed layers stay on the disk beside the unpacked ones. Always: other nodes can fetch
+	// them from this one, and an interrupted pull goes on where it was. Never: half the disk and half the writes, but an
+	// interrupted layer begins anew. Auto does as containerd's own discard_unpacked_layers. Default: Auto.
+	KeepLayers KeepLayers `yaml:"keepLayers,omitempty"`
+	// Way says how layers get into containerd. Auto: hotplate unpacks them itself where it can, which is faster, and
+	// elsewhere containerd does; status says which and why. API: containerd always does; try it where you suspect that
+	// hotplate unpacks something wrongly. Default: Auto.
+	Way Way `yaml:"way,omitempty"`
+	// DiskReserve is the share of each filesystem that is left free: an image that would take of it is not begun. With
+	// less than the kubelet's own threshold (15% where it is not set) it removes images again. Default: 15%; 0% to 90%.
+	DiskReserve *Percent `yaml:"diskReserve,omitempty"`
+	// MaxPinned is how many bytes on the disk all pinned images together may take; an image that would exceed it is not
+	// begun. Default: no limit; at least 1Mi.
+	MaxPinned Bytes `yaml:"maxPinned,omitempty"`
+	// LowPriority lowers the priority of the agent's process for CPU and disk (nice 10, best-effort I/O of the lowest level),
+	// so that containers go first where both are short; pulls may take longer then. Turned off, the agent must be restarted
+	// to get its priority back. Default: false.
+	LowPriority bool `yaml:"lowPriority,omitempty"`
+	// WhenUnwanted says what becomes of a pinned image that is not in the config any more, once all that are in it are
+	// Ready. Unpin: the kubelet may remove it when the disk fills up. Delete: it is removed as soon as no container uses it;
+	// until then it stays pinned. Images with pin: false are left to the kubelet in any case. Default: Unpin.
+	WhenUnwanted WhenUnwanted `yaml:"whenUnwanted,omitempty"`
 }
+
+// KeepLayers is Auto, Always or Never.
+type KeepLayers string
+
+// The values of KeepLayers.
+const (
+	KeepAuto   KeepLayers = "Auto"
+	KeepAlways KeepLayers = "Always"
+	KeepNever  KeepLayers = "Never"
+)
+
+// Way is Auto or API.
+type Way string
+
+// The values of Way.
+const (
+	WayAuto Way = "Auto"
+	WayAPI  Way = "API"
+)
+
+// WhenUnwanted is Unpin or Delete.
+type WhenUnwanted string
+
+// The values of WhenUnwanted.
+const (
+	Unpin  WhenUnwanted = "Unpin"
+	Delete WhenUnwanted = "Delete"
+)

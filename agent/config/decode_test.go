@@ -140,7 +140,8 @@ func TestDecodeReadsEveryField(t *testing.T) {
 				Pin:  new(true),
 			},
 		},
-		Prefetch: Prefetch{MaxParallel: 16, Memory: Gi},
+		Prefetch: Prefetch{MaxParallel: 16, MaxImages: 3, Memory: Gi, MaxBandwidth: 100 * Mi, KeepLayers: KeepNever, Way: WayAPI,
+			DiskReserve: new(Percent(0)), MaxPinned: 500 * Gi, LowPriority: true, WhenUnwanted: Delete},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("config differs (-want +got):\n%s", diff)
@@ -194,8 +195,9 @@ prefetch: {}
 				DialTimeout:  Duration(2 * time.Second),
 			}}},
 		},
-		Images:   []Image{{Name: "a", Ref: "example.com/a", Pin: new(true)}},
-		Prefetch: Prefetch{MaxParallel: 8, Memory: 256 * Mi},
+		Images: []Image{{Name: "a", Ref: "example.com/a", Pin: new(true)}},
+		Prefetch: Prefetch{MaxParallel: 32, MaxImages: 2, Memory: 256 * Mi, KeepLayers: KeepAuto, Way: WayAuto,
+			DiskReserve: new(Percent(15)), WhenUnwanted: Unpin},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("config differs (-want +got):\n%s", diff)
@@ -252,16 +254,16 @@ func TestDecodeIsBounded(t *testing.T) {
 }
 
 func TestValidateWithoutADocument(t *testing.T) {
-	cfg := &Config{APIVersion: APIVersion, Images: []Image{{Name: "a", Ref: "a b"}}, Prefetch: Prefetch{MaxParallel: 65}}
+	cfg := &Config{APIVersion: APIVersion, Images: []Image{{Name: "a", Ref: "a b"}}, Prefetch: Prefetch{MaxParallel: 129}}
 	cfg.Default()
 	faults, ok := errors.AsType[Faults](cfg.Validate())
 	if !ok || len(faults) != 2 {
 		t.Fatalf("got %v, want two faults", faults)
 	}
-	if got := faults[1].String(); got != "prefetch.maxParallel: is 65; write a number from 1 to 64" {
+	if got := faults[1].String(); got != "prefetch.maxParallel: is 129; write a number from 1 to 128" {
 		t.Errorf("the second fault reads %q", got)
 	}
-	cfg.Images[0].Ref, cfg.Prefetch.MaxParallel = "a", 64
+	cfg.Images[0].Ref, cfg.Prefetch.MaxParallel = "a", 128
 	if err := cfg.Validate(); err != nil {
 		t.Errorf("a valid config has faults: %v", err)
 	}

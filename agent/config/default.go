@@ -1,11 +1,16 @@
 package config
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 const (
 	defaultDialTimeout = Duration(2 * time.Second)
-	defaultMaxParallel = 8
+	defaultMaxParallel = 32
+	defaultMaxImages   = 2
 	defaultMemory      = 256 * Mi
+	defaultReserve     = Percent(15)
 )
 
 // Default sets what the document left out. Calling it twice is the same as once.
@@ -30,10 +35,17 @@ func (c *Config) Default() {
 			c.Images[i].Pin = new(true)
 		}
 	}
-	if c.Prefetch.MaxParallel == 0 {
-		c.Prefetch.MaxParallel = defaultMaxParallel
-	}
-	if c.Prefetch.Memory == 0 {
-		c.Prefetch.Memory = defaultMemory
+	c.Prefetch.setDefaults()
+}
+
+func (p *Prefetch) setDefaults() {
+	p.MaxParallel = cmp.Or(p.MaxParallel, defaultMaxParallel)
+	p.MaxImages = cmp.Or(p.MaxImages, defaultMaxImages)
+	p.Memory = cmp.Or(p.Memory, defaultMemory)
+	p.KeepLayers = cmp.Or(p.KeepLayers, KeepAuto)
+	p.Way = cmp.Or(p.Way, WayAuto)
+	p.WhenUnwanted = cmp.Or(p.WhenUnwanted, Unpin)
+	if p.DiskReserve == nil {
+		p.DiskReserve = new(defaultReserve)
 	}
 }

@@ -10,11 +10,6 @@ import (
 	"github.com/hotplate-dev/hotplate/certs"
 )
 
-const (
-	maxParallel = 64
-	minMemory   = 16 * Mi
-)
-
 // Validate checks what the fields mean together. It expects a Config that Default has seen. An error is of type Faults;
 // they have a path and no line.
 func (c *Config) Validate() error { return c.validate(&walker{}).report("") }
@@ -42,12 +37,7 @@ func (c *Config) validate(w *walker) Faults {
 		v.registry(at, r)
 	}
 	v.images(c.Images)
-	if n := c.Prefetch.MaxParallel; n < 1 || n > maxParallel {
-		v.fault("prefetch.maxParallel", "is %d; write a number from 1 to %d", n, maxParallel)
-	}
-	if m := c.Prefetch.Memory; m < minMemory {
-		v.fault("prefetch.memory", "is %s; write at least %s", m, minMemory)
-	}
+	v.prefetch(c.Prefetch)
 	return v.faults
 }
 

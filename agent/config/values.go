@@ -82,6 +82,31 @@ func (b Bytes) String() string {
 	}
 }
 
+// Percent is a whole percentage, written with its sign, from 0% to 90%.
+type Percent int
+
+const maxPercent = 90
+
+// UnmarshalText reads a percentage. The error is a fault's message.
+func (p *Percent) UnmarshalText(text []byte) error {
+	digits, ok := strings.CutSuffix(string(text), "%")
+	n, err := strconv.ParseUint(digits, 10, 8)
+	if !ok || err != nil || n > maxPercent {
+		return fmt.Errorf("%s is not a percentage from 0%% to %d%%; write one such as 15%%", quote(string(text)), maxPercent)
+	}
+	*p = Percent(n)
+	return nil
+}
+
+// MarshalText writes what UnmarshalText reads.
+func (p Percent) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// String is the percentage with its sign.
+func (p Percent) String() string { return strconv.Itoa(int(p)) + "%" }
+
+// Share is the percentage as a number from 0 to 0.9.
+func (p Percent) Share() float64 { return float64(p) / 100 }
+
 // Secret is a value that is never printed, logged or marshalled. To use it, convert it: string(s). It is for exported
 // fields: fmt prints what unexported ones hold without asking.
 type Secret string

@@ -50,6 +50,24 @@ func TestBytesReadsAndWritesUnits(t *testing.T) {
 	}
 }
 
+func TestPercentReadsAndWritesItsSign(t *testing.T) {
+	for text, want := range map[string]Percent{"0%": 0, "15%": 15, "90%": 90} {
+		var p Percent
+		if err := p.UnmarshalText([]byte(text)); err != nil || p != want || p.String() != text {
+			t.Errorf("%q is read as %d and written %s, %v; want %d", text, int(p), p, err, int(want))
+		}
+	}
+	for _, text := range []string{"", "%", "15", "91%", "-1%", "1.5%", "15 %", "+1%", "300%"} {
+		var p Percent
+		if err := p.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q is read as %d; want an error", text, int(p))
+		}
+	}
+	if got := Percent(15).Share(); got != 0.15 {
+		t.Errorf("15%% is a share of %v", got)
+	}
+}
+
 func TestSecretIsShownNowhere(t *testing.T) {
 	secret := Secret("hunter2")
 	holder := struct {

@@ -177,13 +177,27 @@ func (o *options) newAgent(p *parts, log *slog.Logger) (*agent.Agent, error) {
 		Log:        log,
 		WatchHosts: func(ctx context.Context, changed func()) error { return apply.Watch(ctx, o.hostsDir, changed) },
 		NewPuller: func(limits config.Prefetch, creds agent.Logins) (agent.Puller, error) {
-			return prefetch.New(prefetch.Config{
-				Hosts:       prefetch.Hosts(o.hostsDir, creds),
-				Store:       p.store,
-				Log:         log,
-				MaxParallel: limits.MaxParallel,
-				Memory:      int64(limits.Memory),
-			})
+			return prefetch.New(prefetchConfig(limits, prefetch.Config{
+				Hosts: prefetch.Hosts(o.hostsDir, creds),
+				Store: p.store,
+				Log:   log,
+			}))
 		},
 	})
+}
+
+// prefetchConfig is base with the limits of a config.
+func prefetchConfig(limits config.Prefetch, base prefetch.Config) prefetch.Config {
+	base.MaxParallel = limits.MaxParallel
+	base.MaxBandwidth = int64(limits.MaxBandwidth)
+	base.Memory = int64(limits.Memory)
+	base.KeepLayers = prefetch.KeepLayers(limits.KeepLayers)
+	base.MaxPinned = int64(limits.MaxPinned)
+	if limits.Way == config.WayAPI {
+		base.Way = prefetch.API
+	}
+	if base.Reserve = limits.DiskReserve.Share(); base.Reserve == 0 {
+		base.Reserve = -1 // 0 would be the default
+	}
+	return base
 }

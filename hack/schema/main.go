@@ -128,6 +128,14 @@ func mapType(t reflect.Type) *jsonschema.Schema {
 			// An integer is a number of bytes.
 			Examples: []any{"256Mi", "1Gi"},
 		}
+	case reflect.TypeFor[config.Percent]():
+		return text(`^([0-9]|[1-8][0-9]|90)%$`, "15%")
+	case reflect.TypeFor[config.KeepLayers]():
+		return &jsonschema.Schema{Type: "string", Enum: []any{config.KeepAuto, config.KeepAlways, config.KeepNever}}
+	case reflect.TypeFor[config.Way]():
+		return &jsonschema.Schema{Type: "string", Enum: []any{config.WayAuto, config.WayAPI}}
+	case reflect.TypeFor[config.WhenUnwanted]():
+		return &jsonschema.Schema{Type: "string", Enum: []any{config.Unpin, config.Delete}}
 	case reflect.TypeFor[config.Secret]():
 		return &jsonschema.Schema{Type: "string", WriteOnly: true}
 	case reflect.TypeFor[config.Upstream]():
