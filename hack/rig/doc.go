@@ -13,7 +13,9 @@
 //   - ca.go: [CA], certificates for all of them, expired ones included.
 //   - registry.go: [Registry], the distribution registry with TLS and passwords.
 //   - proxy.go, fault.go: [Proxy], which stands in front of a registry, records requests and plays a [Fault].
+//   - proxy_link.go: [Link], a plain TCP proxy that makes every connection as slow as a real network's.
 //   - image.go, layer.go, push.go: model images of any size, generated while they are read, and pushing them.
+//   - image_layers.go: images of any layers, where [ModelSpec] has not what a measurement needs.
 //
 // The programs come from package hack/tools, which builds them once into a cache.
 //

@@ -83,10 +83,9 @@ func (f Fault) edit(h http.Header) {
 // send copies body to w as the fault wants it. It returns errCut when the connection has to be closed, and an error of
 // reading or writing otherwise.
 func (f Fault) send(ctx context.Context, w io.Writer, flush func(), body io.Reader, pace *limiter) error {
-	// One buffer must not hold back a slow body for long, nor jump over the limit.
 	size := int64(32 << 10)
 	if f.BytesPerSecond > 0 {
-		size = max(1, min(size, f.BytesPerSecond/20))
+		size = pieceAt(f.BytesPerSecond)
 	}
 	buf := make([]byte, size)
 	stalled := false
@@ -153,12 +152,20 @@ func (f Fault) wait(ctx context.Context) error {
 	}
 }
 
-// limiter paces the bodies of one connection.
+// limiter paces the bytes of one connection.
 type limiter struct {
 	mu sync.Mutex
 	// next is when the next byte may go.
 	next time.Time
 }
+
+// maxLag is by how much timers that fire late may put a limiter behind and be made good for. A connection that was idle
+// for longer has saved nothing up.
+const maxLag = 50 * time.Millisecond
+
+// pieceAt is how much to send at once at this rate: it must not hold back a slow body for long, nor jump over the limit,
+// nor wake up more often than a machine under load can.
+func pieceAt(rate int64) int64 { return max(1, min(256<<10, rate/100)) }
 
 // take waits until n bytes may be sent at this rate. A rate of zero does not wait.
 func (l *limiter) take(ctx context.Context, n int, rate int64) error {
@@ -167,12 +174,15 @@ func (l *limiter) take(ctx context.Context, n int, rate int64) error {
 	}
 	l.mu.Lock()
 	now := time.Now()
-	if l.next.Before(now) {
+	if now.Sub(l.next) > maxLag {
 		l.next = now
 	}
 	delay := l.next.Sub(now)
 	l.next = l.next.Add(time.Duration(n) * time.Second / time.Duration(rate))
 	l.mu.Unlock()
+	if delay <= 0 {
+		return ctx.Err()
+	}
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
 	select {

@@ -47,25 +47,27 @@ func BuildModelImage(spec ModelSpec) (v1.Image, error) {
 	if spec.RawSize < 0 || spec.ShardSize < 0 || spec.GzipLayers < 0 || spec.GzipSize < 0 {
 		return nil, errors.New("build a model image: a size is negative")
 	}
-	trees := []struct {
-		media types.MediaType
-		files []entry
-		by    string
-	}{{types.OCILayer, baseFiles(spec), "base"}}
+	trees := []tree{{types.OCILayer, baseFiles(spec.Seed), "base"}}
 	for i := range spec.GzipLayers {
-		trees = append(trees, struct {
-			media types.MediaType
-			files []entry
-			by    string
-		}{types.OCILayer, softwareFiles(spec, i), fmt.Sprintf("software %d", i)})
+		files := softwareFiles(spec.Seed, spec.GzipSize, i)
+		trees = append(trees, tree{types.OCILayer, files, fmt.Sprintf("software %d", i)})
 	}
 	if spec.RawSize > 0 {
-		trees = append(trees, struct {
-			media types.MediaType
-			files []entry
-			by    string
-		}{types.OCIUncompressedLayer, weightFiles(spec), "weights"})
+		trees = append(trees, tree{types.OCIUncompressedLayer, weightFiles(spec), "weights"})
 	}
+	return assemble(trees, spec.OS, spec.Architecture)
+}
+
+// tree is what becomes one layer.
+type tree struct {
+	media types.MediaType
+	files []entry
+	// by is the layer's line in the image's history.
+	by string
+}
+
+// assemble makes an image of the layers, which starts the base's entry point. It reads each of them once.
+func assemble(trees []tree, os, architecture string) (v1.Image, error) {
 	var adds []mutate.Addendum
 	for _, t := range trees {
 		l, err := newLayer(t.media, t.files)
@@ -78,20 +80,20 @@ func BuildModelImage(spec ModelSpec) (v1.Image, error) {
 	img = mutate.ConfigMediaType(img, types.OCIConfigJSON)
 	img, err := mutate.Append(img, adds...)
 	if err != nil {
-		return nil, fmt.Errorf("assemble the model image: %w", err)
+		return nil, fmt.Errorf("assemble the image: %w", err)
 	}
 	cfg, err := img.ConfigFile()
 	if err != nil {
-		return nil, fmt.Errorf("assemble the model image: %w", err)
+		return nil, fmt.Errorf("assemble the image: %w", err)
 	}
 	cfg = cfg.DeepCopy()
-	cfg.OS, cfg.Architecture = orDefault(spec.OS, "linux"), orDefault(spec.Architecture, "amd64")
+	cfg.OS, cfg.Architecture = orDefault(os, "linux"), orDefault(architecture, "amd64")
 	cfg.Config.Entrypoint = []string{"/usr/bin/serve"}
 	cfg.Config.WorkingDir = "/models"
 	cfg.Config.Env = []string{"PATH=/usr/bin:/bin"}
 	img, err = mutate.ConfigFile(img, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("assemble the model image: %w", err)
+		return nil, fmt.Errorf("assemble the image: %w", err)
 	}
 	return img, nil
 }
@@ -124,8 +126,8 @@ func generated(name string, mode, size int64, content func() io.Reader) entry {
 	}
 }
 
-func baseFiles(spec ModelSpec) []entry {
-	config := fmt.Sprintf("{\"architectures\": [\"RigForCausalLM\"], \"seed\": %d}\n", spec.Seed)
+func baseFiles(seed uint64) []entry {
+	config := fmt.Sprintf("{\"architectures\": [\"RigForCausalLM\"], \"seed\": %d}\n", seed)
 	return []entry{
 		dir("etc/", 0o755),
 		file("etc/os-release", 0o644, []byte("ID=rig\nNAME=\"Rig\"\n")),
@@ -155,12 +157,12 @@ func weightFiles(spec ModelSpec) []entry {
 }
 
 // softwareFiles are many files of different sizes with content that compresses as programs and libraries do.
-func softwareFiles(spec ModelSpec, layer int) []entry {
+func softwareFiles(seed uint64, total int64, layer int) []entry {
 	const largest = 8 << 20
 	top := fmt.Sprintf("opt/layer-%02d/", layer)
 	files := []entry{dir("opt/", 0o755), dir(top, 0o755)}
-	sizes := rand.New(random(spec.Seed, "sizes", uint64(layer)))
-	for i, left := 0, spec.GzipSize; left > 0; i++ {
+	sizes := rand.New(random(seed, "sizes", uint64(layer)))
+	for i, left := 0, total; left > 0; i++ {
 		// Most files are small, but most bytes are in large ones: sizes are even on a logarithmic scale.
 		size := min(left, int64(1)<<sizes.IntN(23)+sizes.Int64N(4096), largest)
 		left -= size
@@ -169,7 +171,7 @@ func softwareFiles(spec ModelSpec, layer int) []entry {
 		}
 		name := fmt.Sprintf("%spkg-%03d/file-%04d.so", top, i/100, i)
 		files = append(files, generated(name, 0o644, size, func() io.Reader {
-			return &semiCompressible{r: random(spec.Seed, name, 0)}
+			return &semiCompressible{r: random(seed, name, 0)}
 		}))
 	}
 	return files

@@ -35,6 +35,48 @@ func TestLimiterKeepsTheRateOfAConnection(t *testing.T) {
 	})
 }
 
+func TestLimiterMakesGoodForLateTimersAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l limiter
+		waited := func(busy time.Duration) time.Duration {
+			t.Helper()
+			time.Sleep(busy)
+			start := time.Now()
+			if err := l.take(t.Context(), 100, 10_000); err != nil { // 10 ms each
+				t.Fatal(err)
+			}
+			return time.Since(start)
+		}
+		// Twenty milliseconds late: the next two go at once. A second idle: nothing is saved up.
+		var got []time.Duration
+		for _, busy := range []time.Duration{0, 0, 20 * time.Millisecond, 0, 0, time.Second, 0} {
+			got = append(got, waited(busy))
+		}
+		const ms = time.Millisecond
+		if diff := cmp.Diff([]time.Duration{0, 10 * ms, 0, 0, 10 * ms, 0, 10 * ms}, got); diff != "" {
+			t.Errorf("waits (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestLinkPacesAConnectionAcrossAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &Link{cfg: LinkConfig{BytesPerSecond: 1 << 20}, ctx: t.Context()}
+		start := time.Now()
+		var to strings.Builder
+		l.download(&to, strings.NewReader(strings.Repeat("x", 2<<20)))
+		if to.Len() != 2<<20 || l.Received() != 2<<20 {
+			t.Errorf("%d bytes arrived and %d were counted, want %d", to.Len(), l.Received(), 2<<20)
+		}
+		// The first piece goes at once, and nobody waits after the last one, which is no whole piece.
+		piece := pieceAt(1 << 20)
+		pieces := (int64(2<<20) / piece) - 1
+		if got, want := time.Since(start), time.Duration(pieces)*(time.Duration(piece)*time.Second>>20); got != want {
+			t.Errorf("2 MiB at 1 MiB/s took %s, want %s", got, want)
+		}
+	})
+}
+
 func TestUnescapeMount(t *testing.T) {
 	for in, want := range map[string]string{
 		"/plain":           "/plain",

@@ -11,6 +11,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/klauspost/compress/zstd"
 )
 
 // layer is a v1.Layer whose bytes are generated on each read. It may be read concurrently.
@@ -35,7 +36,7 @@ func newLayer(media types.MediaType, files []entry) (*layer, error) {
 		l.diffID, l.digest = sum(diff), sum(diff)
 		return l, err
 	}
-	if err := compress(count, io.TeeReader(content, diff)); err != nil {
+	if err := l.compress(count, io.TeeReader(content, diff)); err != nil {
 		return nil, err
 	}
 	l.diffID, l.digest, l.size = sum(diff), sum(packed), count.n
@@ -78,7 +79,7 @@ func (l *layer) Compressed() (io.ReadCloser, error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		w.CloseWithError(compress(w, content))
+		w.CloseWithError(l.compress(w, content))
 	}()
 	return &pipeReader{PipeReader: r, done: done}, nil
 }
@@ -96,15 +97,27 @@ func (p *pipeReader) Close() error {
 	return err
 }
 
-func compress(w io.Writer, r io.Reader) error {
+func (l *layer) compress(w io.Writer, r io.Reader) error {
 	buf := bufio.NewWriterSize(w, 64<<10)
-	z, err := gzip.NewWriterLevel(buf, gzip.BestSpeed)
+	var z io.WriteCloser
+	var err error
+	if l.media == types.OCILayerZStd {
+		// One block at a time: otherwise how the bytes are cut into blocks could depend on the number of cores.
+		// Weights hardly repeat, but their bytes are not equally frequent: the fastest level would keep them as they are.
+		z, err = zstd.NewWriter(buf, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
+			zstd.WithAllLitEntropyCompression(true))
+	} else {
+		z, err = gzip.NewWriterLevel(buf, gzip.BestSpeed)
+	}
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(z, r)
+	_, err = io.CopyBuffer(z, onlyReader{r}, make([]byte, 256<<10))
 	return errors.Join(err, z.Close(), buf.Flush())
 }
+
+// onlyReader hides a WriteTo, whose pieces may be tiny.
+type onlyReader struct{ io.Reader }
 
 func sum(h hash.Hash) v1.Hash {
 	return v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(h.Sum(nil))}
