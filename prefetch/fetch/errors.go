@@ -156,7 +156,7 @@ func clean(err error) error {
 	if errors.As(err, &status) {
 		own := &StatusError{Code: status.StatusCode, Text: errorText(status.Body)}
 		if auth := (*authError)(nil); errors.As(err, &auth) {
-			return fmt.Errorf("get a token from %s: %w", cleanURL(status.RequestURL), own)
+			return &authError{fmt.Errorf("get a token from %s: %w", cleanURL(status.RequestURL), own)}
 		}
 		return own
 	}

@@ -2,6 +2,8 @@ package fetch
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -10,8 +12,15 @@ import (
 // maxHeld bounds how many hosts are remembered; redirects can name any number of them.
 const maxHeld = 1024
 
-// holdUnsaid is how long a host is left alone that answers 429 without Retry-After.
-const holdUnsaid = time.Second
+// holdUnsaid is how long a host is left alone that answers 429 without Retry-After: short, because the request itself
+// waits longer and longer, and the limit shrinks.
+const holdUnsaid = 250 * time.Millisecond
+
+// eagerHold is how long a host may be held behind which there is another one.
+const eagerHold = 3 * time.Second
+
+// errHeld says that a host wants to be left alone for longer than it is waited for.
+var errHeld = errors.New("the registry wants to be left alone")
 
 // gate keeps requests back from hosts that have asked to be left alone (429 or 503 with Retry-After). It holds for the
 // whole host, not only for the request that was refused, and also for the requests of containerd's resolver, which
@@ -30,9 +39,7 @@ func newGate(longest time.Duration) *gate {
 // wait returns when host may be asked.
 func (g *gate) wait(ctx context.Context, host string) error {
 	for {
-		g.mu.Lock()
-		d := time.Until(g.until[host])
-		g.mu.Unlock()
+		d := g.left(host)
 		if d <= 0 {
 			return nil
 		}
@@ -44,6 +51,21 @@ func (g *gate) wait(ctx context.Context, host string) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// left is for how long host still wants to be left alone, or less than 0.
+func (g *gate) left(host string) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return time.Until(g.until[host])
+}
+
+// pass is wait, but does not wait long if eager.
+func (g *gate) pass(ctx context.Context, host string, eager bool) error {
+	if d := g.left(host); eager && d > eagerHold {
+		return fmt.Errorf("%w for another %s", errHeld, d.Round(time.Second))
+	}
+	return g.wait(ctx, host)
 }
 
 func (g *gate) hold(host string, d time.Duration) {

@@ -9,11 +9,6 @@ import (
 	"github.com/containerd/log"
 )
 
-// idlePerHost is how many connections to a host are kept for the next chunk. net/http keeps two, and containerd's
-// transport ten over all hosts (core/remotes/docker/registry.go, DefaultHTTPTransport, 2.4.2): every other chunk would
-// begin with a TLS handshake.
-const idlePerHost = 64
-
 // Hosts reads the registry hosts of a hosts directory (certs.d) as containerd does, at every call; an empty hostsDir is
 // no directory. creds gives user and secret for the registry that the reference names, such as docker.io, at the host
 // that is really asked, such as registry-1.docker.io or harbor.example.com:8443: two registries may be two projects of
@@ -23,7 +18,7 @@ func Hosts(hostsDir, userAgent string,
 	creds func(registry, host string) (user, secret string, err error)) docker.RegistryHosts {
 	return func(registry string) ([]docker.RegistryHost, error) {
 		opts := config.HostOptions{
-			UpdateClient:   keepConnections,
+			UpdateClient:   tuneClient,
 			AuthorizerOpts: []docker.AuthorizerOpt{docker.WithAuthHeader(http.Header{"User-Agent": {userAgent}})},
 		}
 		if creds != nil {
@@ -36,9 +31,10 @@ func Hosts(hostsDir, userAgent string,
 	}
 }
 
-func keepConnections(c *http.Client) error {
+// tuneClient tunes the transport before containerd may wrap it, see tuned.
+func tuneClient(c *http.Client) error {
 	if t, ok := c.Transport.(*http.Transport); ok {
-		t.MaxIdleConns, t.MaxIdleConnsPerHost = 2*idlePerHost, idlePerHost
+		tune(t, idlePerHost)
 	}
 	return nil
 }

@@ -2,37 +2,206 @@ package fetch
 
 import (
 	"context"
+	"errors"
 	"io"
+	"net/http"
+	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 )
 
-// limited bounds how many requests are under way at once. A request counts until its body is closed; it does not count
-// while it waits to be repeated.
+// slots gives out the requests that a host may have under way, first come, first served. It is safe for concurrent use.
+type slots struct {
+	mu      sync.Mutex
+	climb   *climb          // guarded by mu
+	taken   int             // guarded by mu
+	waiting []chan struct{} // closed when a slot is given; guarded by mu
+}
+
+func newSlots(most int) *slots { return &slots{climb: newClimb(most, time.Now())} }
+
+func (s *slots) acquire(ctx context.Context) error {
+	s.mu.Lock()
+	if s.taken < s.climb.limit && len(s.waiting) == 0 {
+		s.taken++
+		s.mu.Unlock()
+		return nil
+	}
+	mine := make(chan struct{})
+	s.waiting = append(s.waiting, mine)
+	s.mu.Unlock()
+	select {
+	case <-mine:
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := slices.Index(s.waiting, mine); i >= 0 {
+		s.waiting = slices.Delete(s.waiting, i, i+1)
+	} else {
+		s.taken--
+	}
+	s.give()
+	return context.Cause(ctx)
+}
+
+func (s *slots) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taken--
+	s.give()
+}
+
+// give hands free slots to those who wait. The caller holds mu.
+func (s *slots) give() {
+	for s.taken < s.climb.limit && len(s.waiting) > 0 {
+		close(s.waiting[0])
+		s.waiting = s.waiting[1:]
+		s.taken++
+	}
+}
+
+// begin counts a request that is sent now. Its mark is for answered.
+func (s *slots) begin() (mark int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.climb.change(time.Now(), 1)
+	return s.climb.steps
+}
+
+func (s *slots) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.climb.change(time.Now(), -1)
+}
+
+func (s *slots) came(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.climb.count(time.Now(), n)
+	s.give()
+}
+
+func (s *slots) answered(mark int, refused bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.climb.answered(time.Now(), mark, refused)
+}
+
+// now tells how many requests are under way, and how many may be.
+func (s *slots) now() (active, limit int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.climb.active, s.climb.limit
+}
+
+// limited bounds how many requests are under way at once: at one host by slots, at all hosts by all. A request counts
+// until its body is closed; it does not count while it waits to be repeated, or for the end of a Retry-After.
 type limited struct {
-	next  RangeFetcher
-	slots *semaphore.Weighted
+	next RangeFetcher
+	host *host
+	gate *gate
+	all  *semaphore.Weighted
+	// eager gives up on a host that wants to be left alone for long, because there is another one.
+	eager bool
 }
 
 func (l *limited) FetchRange(ctx context.Context, c Chunk) (io.ReadCloser, error) {
-	if err := l.slots.Acquire(ctx, 1); err != nil {
-		return nil, context.Cause(ctx)
-	}
-	body, err := l.next.FetchRange(ctx, c)
-	if err != nil {
-		l.slots.Release(1)
+	if err := l.enter(ctx); err != nil {
 		return nil, err
 	}
-	return &slotBody{ReadCloser: body, release: sync.OnceFunc(func() { l.slots.Release(1) })}, nil
+	b := &slotBody{from: l, mark: l.host.slots.begin(), start: time.Now(), rest: c.Length}
+	b.release = sync.OnceFunc(func() {
+		l.host.slots.end()
+		l.leave()
+	})
+	l.host.tally.request()
+	body, err := l.next.FetchRange(ctx, c)
+	if err != nil {
+		b.ended(ctx, err)
+		b.release()
+		return nil, err
+	}
+	l.host.slots.answered(b.mark, false)
+	b.ctx, b.body = ctx, body
+	return b, nil
 }
 
+// enter takes a slot, first of the host, so that a slow one keeps no other waiting. Nobody has one while the host wants
+// to be left alone.
+func (l *limited) enter(ctx context.Context) error {
+	for {
+		if err := l.gate.pass(ctx, l.host.name, l.eager); err != nil {
+			return err
+		}
+		if err := l.host.slots.acquire(ctx); err != nil {
+			return err
+		}
+		if err := l.all.Acquire(ctx, 1); err != nil {
+			l.host.slots.release()
+			return context.Cause(ctx)
+		}
+		if l.gate.left(l.host.name) <= 0 {
+			return nil
+		}
+		l.leave()
+	}
+}
+
+func (l *limited) leave() {
+	l.all.Release(1)
+	l.host.slots.release()
+}
+
+// slotBody is a body that has a slot.
 type slotBody struct {
-	io.ReadCloser
+	from    *limited
+	ctx     context.Context // of FetchRange
+	body    io.ReadCloser
+	mark    int
+	start   time.Time
+	rest    int64
 	release func()
+}
+
+func (b *slotBody) Read(p []byte) (int, error) {
+	n, err := b.body.Read(p)
+	if n > 0 {
+		b.from.host.slots.came(n)
+		b.from.host.tally.came(n)
+		if b.rest -= int64(n); b.rest == 0 {
+			b.from.host.tally.done(time.Since(b.start))
+		}
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.ended(b.ctx, err)
+	}
+	return n, err
+}
+
+// ended counts how a request failed that nobody has cancelled.
+func (b *slotBody) ended(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	b.from.host.slots.answered(b.mark, refused(err))
+	if errors.Is(err, ErrStalled) {
+		b.from.host.tally.stall()
+	}
 }
 
 func (b *slotBody) Close() error {
 	defer b.release()
-	return b.ReadCloser.Close()
+	return b.body.Close()
+}
+
+// refused tells whether the host said that it is asked too much.
+func refused(err error) bool {
+	var status *StatusError
+	var auth *authError
+	return errors.As(err, &status) && !errors.As(err, &auth) &&
+		(status.Code == http.StatusTooManyRequests || status.Code == http.StatusServiceUnavailable)
 }

@@ -19,11 +19,12 @@ import (
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
 )
 
 // The defaults of Config.
 const (
-	DefaultMaxParallel   = 8
+	DefaultMaxParallel   = 32
 	DefaultStallTimeout  = 30 * time.Second
 	DefaultMaxRetryAfter = 2 * time.Minute
 	DefaultTries         = 8
@@ -42,11 +43,14 @@ type Config struct {
 	Hosts docker.RegistryHosts
 	// Log is required.
 	Log *slog.Logger
-	// MaxParallel is how many requests for chunks are under way at once, over all repositories. Default: 8.
+	// MaxParallel is how many requests for chunks are under way at once at most, over all repositories. How many a host
+	// gets of them depends on what they bring. Default: 32.
 	MaxParallel int
+	// MaxBandwidth is how many bytes of bodies are read per second at most, over all repositories. Default: 0, no limit.
+	MaxBandwidth int64
 	// UserAgent is sent with every request; required.
 	UserAgent string
-	// StallTimeout is how long no byte may arrive. Default: 30 s.
+	// StallTimeout is how long fewer than 16 KiB may arrive. Default: 30 s.
 	StallTimeout time.Duration
 	// MaxRetryAfter bounds how long a registry may keep us waiting at once. Default: 2 min.
 	MaxRetryAfter time.Duration
@@ -55,11 +59,13 @@ type Config struct {
 }
 
 // Client asks registries. It is safe for concurrent use. It holds what belongs to a host rather than to an image: the
-// number of requests under way and the hosts that want to be left alone.
+// number of requests under way, how fast they are, and the hosts that want to be left alone.
 type Client struct {
-	cfg   Config
-	slots *semaphore.Weighted
-	gate  *gate
+	cfg     Config
+	slots   *semaphore.Weighted
+	gate    *gate
+	hosts   hosts
+	limiter *rate.Limiter // nil if there is no limit
 }
 
 // New checks cfg and returns a Client.
@@ -71,10 +77,16 @@ func New(cfg Config) (*Client, error) {
 	cfg.StallTimeout = cmp.Or(cfg.StallTimeout, DefaultStallTimeout)
 	cfg.MaxRetryAfter = cmp.Or(cfg.MaxRetryAfter, DefaultMaxRetryAfter)
 	cfg.Tries = cmp.Or(cfg.Tries, DefaultTries)
+	if cfg.MaxParallel < 1 || cfg.MaxBandwidth < 0 {
+		return nil, fmt.Errorf("fetch: MaxParallel %d and MaxBandwidth %d must be at least 1 and 0",
+			cfg.MaxParallel, cfg.MaxBandwidth)
+	}
 	return &Client{
-		cfg:   cfg,
-		slots: semaphore.NewWeighted(int64(cfg.MaxParallel)),
-		gate:  newGate(cfg.MaxRetryAfter),
+		cfg:     cfg,
+		slots:   semaphore.NewWeighted(int64(cfg.MaxParallel)),
+		gate:    newGate(cfg.MaxRetryAfter),
+		hosts:   hosts{most: cfg.MaxParallel, all: make(map[string]*host)},
+		limiter: newLimiter(cfg.MaxBandwidth),
 	}, nil
 }
 
@@ -115,7 +127,7 @@ func (c *Client) Repository(ref reference.Named) (*Repository, error) {
 	return r, nil
 }
 
-// source prepares a host. The client is a copy: its transport is the host's own, wrapped.
+// source prepares a host. The client is a copy: its transport is the host's own, tuned and wrapped.
 func (c *Client) source(h docker.RegistryHost, ref reference.Named, scope string) *Source {
 	client := &http.Client{}
 	if h.Client != nil {
@@ -124,7 +136,8 @@ func (c *Client) source(h docker.RegistryHost, ref reference.Named, scope string
 	if client.Transport == nil {
 		client.Transport = docker.DefaultHTTPTransport(nil)
 	}
-	client.Transport = c.gate.wrap(&watchdog{next: client.Transport, stall: c.cfg.StallTimeout})
+	own := client.Transport // the authorizer uses it too
+	client.Transport = c.wrap(tuned(own, c.cfg.MaxParallel))
 	client.CheckRedirect = checkRedirect(h)
 	h.Client = client
 	if h.Authorizer != nil {
@@ -134,7 +147,16 @@ func (c *Client) source(h docker.RegistryHost, ref reference.Named, scope string
 		host: h, client: client, namespace: reference.Domain(ref), repository: reference.Path(ref),
 		scope: scope, userAgent: c.cfg.UserAgent,
 	}
-	return &Source{client: c, at: at}
+	return &Source{client: c, at: at, host: c.hosts.get(h.Host), own: own}
+}
+
+// wrap puts the decorators around rt.
+func (c *Client) wrap(rt http.RoundTripper) http.RoundTripper {
+	rt = &clocked{next: &watchdog{next: rt, stall: c.cfg.StallTimeout}}
+	if c.limiter != nil {
+		rt = &paced{next: rt, limiter: c.limiter}
+	}
+	return c.gate.wrap(rt)
 }
 
 // covers tells whether nothing can be had from h that cannot be had from s. A server may also be pushed to.
@@ -147,6 +169,7 @@ func (s *Source) covers(h docker.RegistryHost) bool {
 func (r *Repository) Close() {
 	for _, s := range r.sources {
 		s.at.client.CloseIdleConnections()
+		closeIdle(s.own)
 	}
 }
 
@@ -226,6 +249,9 @@ func (r *Repository) Resolve(ctx context.Context) (desc ocispec.Descriptor, host
 	}
 	err = each(ctx, doing, sources, func(s *Source, patient bool) error {
 		return s.policy(patient).do(ctx, s.noted(nil), func() (err error) {
+			if err = s.client.gate.pass(ctx, s.Name(), !patient); err != nil {
+				return err
+			}
 			desc, err = s.resolve(ctx, r.ref)
 			host = s.Name()
 			return err
@@ -238,6 +264,8 @@ func (r *Repository) Resolve(ctx context.Context) (desc ocispec.Descriptor, host
 type Source struct {
 	client *Client
 	at     *endpoint
+	host   *host
+	own    http.RoundTripper // the host's, to close what the authorizer leaves open
 	// noRanges is set when the host has not honoured a range; down, as 1, when it did not answer after all retries.
 	noRanges atomic.Bool
 	down     atomic.Int32
@@ -264,7 +292,7 @@ func (s *Source) Failed(doing string, err error) error {
 // onRetry, which may be nil, is told of each failure that will be followed by another try, and of the wait
 // before it; it may be called concurrently.
 func (s *Source) Ranged(patient bool, onRetry func(error, time.Duration)) RangeFetcher {
-	return s.chain(ranged{s.at}, patient, onRetry)
+	return s.chain(&rescuing{next: ranged{s.at}, host: s.host}, patient, onRetry)
 }
 
 // Whole gets chunks without range requests.
@@ -274,7 +302,7 @@ func (s *Source) Whole(patient bool, onRetry func(error, time.Duration)) RangeFe
 
 func (s *Source) chain(f RangeFetcher, patient bool, onRetry func(error, time.Duration)) RangeFetcher {
 	return &retrying{
-		next:    &limited{next: f, slots: s.client.slots},
+		next:    &limited{next: f, host: s.host, gate: s.client.gate, all: s.client.slots, eager: !patient},
 		policy:  s.policy(patient),
 		onRetry: s.noted(onRetry),
 	}
@@ -290,6 +318,7 @@ func (s *Source) policy(patient bool) retryPolicy {
 
 func (s *Source) noted(onRetry func(error, time.Duration)) func(error, time.Duration) {
 	return func(err error, wait time.Duration) {
+		s.host.tally.retry(err)
 		s.client.cfg.Log.Info("registry request failed, will try again",
 			"host", s.Name(), "wait", wait.Round(time.Millisecond), "error", err)
 		if onRetry != nil {

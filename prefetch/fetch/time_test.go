@@ -169,10 +169,11 @@ type roundTripFunc func(*http.Request) (*http.Response, error)
 
 func (f roundTripFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// slowBody yields one byte after each of the pauses and then nothing until the request's end.
+// slowBody yields some bytes, or one, after each of the pauses and then nothing until the request's end.
 type slowBody struct {
 	ctx    context.Context
 	pauses []time.Duration
+	each   int
 }
 
 func (b *slowBody) Read(p []byte) (int, error) {
@@ -183,8 +184,7 @@ func (b *slowBody) Read(p []byte) (int, error) {
 	}
 	select {
 	case <-wait:
-		p[0] = 'x'
-		return 1, nil
+		return min(max(b.each, 1), len(p)), nil
 	case <-b.ctx.Done():
 		return 0, b.ctx.Err()
 	}
@@ -202,24 +202,36 @@ func get(t *testing.T, rt http.RoundTripper, url string) (*http.Response, error)
 }
 
 func TestWatchdogEndsABodyThatStalls(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := &watchdog{stall: 30 * time.Second, next: roundTripFunc(func(r *http.Request) (*http.Response, error) {
-			return &http.Response{Body: &slowBody{ctx: r.Context(), pauses: []time.Duration{29 * time.Second, 29 * time.Second}}}, nil
-		})}
-		resp, err := get(t, w, "http://a")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		start := time.Now()
-		data, err := io.ReadAll(resp.Body)
-		if len(data) != 2 || !errors.Is(err, ErrStalled) {
-			t.Errorf("%d bytes, %v", len(data), err)
-		}
-		if got, want := time.Since(start), 88*time.Second; got != want {
-			t.Errorf("ended after %s, want %s", got, want)
-		}
-	})
+	for name, tc := range map[string]struct {
+		pauses []time.Duration
+		each   int
+		want   time.Duration
+	}{
+		"with bytes in time":   {[]time.Duration{29 * time.Second, 29 * time.Second}, leastProgress, 88 * time.Second},
+		"with bytes that drip": {[]time.Duration{14 * time.Second, 14 * time.Second, 14 * time.Second}, 1, 30 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := &watchdog{stall: 30 * time.Second, next: roundTripFunc(func(r *http.Request) (*http.Response, error) {
+					return &http.Response{Body: &slowBody{ctx: r.Context(), pauses: tc.pauses, each: tc.each}}, nil
+				})}
+				resp, err := get(t, w, "http://a")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				start := time.Now()
+				data := make([]byte, 4*leastProgress)
+				n, err := io.ReadFull(resp.Body, data)
+				if n != 2*tc.each || !errors.Is(err, ErrStalled) {
+					t.Errorf("%d bytes, %v", n, err)
+				}
+				if got := time.Since(start); got != tc.want {
+					t.Errorf("ended after %s, want %s", got, tc.want)
+				}
+			})
+		})
+	}
 }
 
 func TestWatchdogDoesNotCountTimeInWhichNobodyReads(t *testing.T) {
@@ -332,6 +344,10 @@ func TestGateRemembersABoundedNumberOfHosts(t *testing.T) {
 	}
 }
 
+func testHost(most int) *host {
+	return (&hosts{most: most, all: make(map[string]*host)}).get("example.com")
+}
+
 func TestLimitedBoundsWhatIsUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var now, most atomic.Int64
@@ -341,7 +357,7 @@ func TestLimitedBoundsWhatIsUnderWay(t *testing.T) {
 			}
 			return io.NopCloser(strings.NewReader("x")), nil
 		}}
-		l := &limited{next: f, slots: semaphore.NewWeighted(3)}
+		l := &limited{next: f, host: testHost(8), gate: newGate(time.Minute), all: semaphore.NewWeighted(3)}
 		for range 20 {
 			go func() {
 				body, err := l.FetchRange(t.Context(), chunk(1))

@@ -13,8 +13,12 @@ import (
 // of the steps (30 s to connect, 10 s for TLS, 30 s for the headers: core/remotes/docker/registry.go, 2.4.2).
 const headerStalls = 3
 
-// watchdog cancels a request when no byte arrives for a time. There is no deadline for the whole: a large blob over a
-// slow line is no fault. Time in which nobody reads does not count.
+// leastProgress is how many bytes must arrive within a stall timeout, half a kilobyte per second by default: a host that
+// gives a byte now and then would hold a pull for ever. What is shorter has one stall timeout for all of it.
+const leastProgress = 16 << 10
+
+// watchdog cancels a request when fewer than leastProgress bytes arrive within a time. There is no deadline for the whole:
+// a large blob over a slow line is no fault. Time in which nobody reads does not count.
 type watchdog struct {
 	next  http.RoundTripper
 	stall time.Duration
@@ -30,7 +34,7 @@ func (w *watchdog) RoundTrip(req *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
-	resp.Body = &watchedBody{body: resp.Body, dog: w, ctx: ctx, cancel: cancel, timer: timer}
+	resp.Body = &watchedBody{body: resp.Body, dog: w, ctx: ctx, cancel: cancel, timer: timer, left: w.stall}
 	return resp, nil
 }
 
@@ -50,12 +54,20 @@ type watchedBody struct {
 	ctx    context.Context // the request's own; the body outlives RoundTrip
 	cancel context.CancelCauseFunc
 	timer  *time.Timer
+	left   time.Duration // of the stall timeout
+	came   int           // since left was as long as it
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
-	b.timer.Reset(b.dog.stall)
+	start := time.Now()
+	b.timer.Reset(b.left)
 	n, err := b.body.Read(p)
 	b.timer.Stop()
+	if b.came += n; b.came >= leastProgress {
+		b.came, b.left = 0, b.dog.stall
+	} else {
+		b.left -= time.Since(start)
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = b.dog.cause(b.ctx, err)
 	}
