@@ -40,7 +40,8 @@ type Entry struct {
 	SHA256 string
 }
 
-// Tree looks at everything at and below dir, which is named ".". Nothing may change there meanwhile.
+// Tree looks at everything at and below dir, which is named ".". Nothing may change there meanwhile. A name that is listed
+// but not there is left out: overlayfs lists whiteouts in a directory that no lower one has.
 func Tree(dir string) (map[string]Entry, error) {
 	tree := map[string]Entry{}
 	type inode struct{ dev, ino uint64 }
@@ -54,7 +55,11 @@ func Tree(dir string) (map[string]Entry, error) {
 			return err
 		}
 		var st unix.Stat_t
-		if err := unix.Lstat(path, &st); err != nil {
+		err = unix.Lstat(path, &st)
+		if errors.Is(err, unix.ENOENT) && path != dir {
+			return nil
+		}
+		if err != nil {
 			return &fs.PathError{Op: "lstat", Path: path, Err: err}
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
