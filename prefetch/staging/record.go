@@ -78,8 +78,12 @@ func (r record) check() error {
 	case r.Offset < 0 || r.Offset > r.Size || r.Offset%r.Chunk != 0 && r.Offset != r.Size:
 		return fmt.Errorf("offset %d is no chunk's end", r.Offset)
 	}
-	for i := range n {
-		if int64(i)*r.Chunk < r.Offset && !r.has(i) {
+	hashed, err := chunks(r.Offset, r.Chunk)
+	if err != nil {
+		return err
+	}
+	for i := range hashed {
+		if !r.has(i) {
 			return fmt.Errorf("offset %d is beyond chunk %d, which is missing", r.Offset, i)
 		}
 	}
