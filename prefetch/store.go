@@ -34,8 +34,11 @@ type Store interface {
 	// Watch calls changed, from one goroutine, after an image record was changed or removed, and returns when ctx ends
 	// (nil) or the store can no longer tell.
 	Watch(ctx context.Context, changed func()) error
-	// Sweep removes what runs that died left behind, except for the keys that keep wants.
+	// Sweep removes what runs that died left behind, except for the keys that keep wants. Where the way is Direct it also
+	// repairs blobs whose files were damaged.
 	Sweep(ctx context.Context, keep func(key string) bool) error
+	// Back returns when the daemon answers again after ErrAway, or with an error when ctx ends.
+	Back(ctx context.Context) error
 }
 
 // WayName names a way by which layers get into a store.
@@ -90,18 +93,30 @@ type DirectSession interface {
 	OpenBlob(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error)
 	// HasSnapshot tells whether the snapshot with this chain ID is there, committed, and protects it until Close.
 	HasSnapshot(ctx context.Context, chain digest.Digest) (bool, error)
-	// AddSnapshot makes the snapshot chain on top of parent, which is empty for the first one. fill puts the layer's
-	// entries into upper; lowers are the directories of the parents, nearest first. Afterwards name and parent are looked
-	// at. If someone else makes the same snapshot meanwhile, that is success. On failure nothing half-made stays.
-	AddSnapshot(ctx context.Context, chain, parent digest.Digest, fill func(upper string, lowers []string) error) error
+	// AddSnapshot makes the snapshot of a layer with this diff ID on top of the snapshot parent, which is empty for the
+	// first one; its name is their chain ID. fill puts the layer's entries into upper; lowers are the directories of the
+	// parents, nearest first. It is not called if the snapshot is there already. If someone else makes the same
+	// snapshot meanwhile, that is success, though what fill moved into upper is gone. Afterwards name and parent are
+	// looked at. On failure nothing half-made stays, as far as the daemon can be reached.
+	AddSnapshot(ctx context.Context, layer LayerSnapshot, fill func(upper string, lowers []string) error) error
 	// Unpacked lets the config hold the last snapshot, so that it is not collected.
 	Unpacked(ctx context.Context, config ocispec.Descriptor, chain digest.Digest) error
 }
 
-// Hold is a blob that nobody else fetches meanwhile.
+// LayerSnapshot names the snapshot of one layer.
+type LayerSnapshot struct {
+	// Chain is the snapshot's name, the chain ID of Parent and DiffID. Parent is empty for the first layer.
+	Chain, Parent, DiffID digest.Digest
+	// Annotations are those of the layer's descriptor. Some become labels of the snapshot.
+	Annotations map[string]string
+}
+
+// Hold is a blob that nobody else fetches meanwhile. It is used by one goroutine.
 type Hold interface {
 	// Adopt makes the file at path, which is on Way.Staging's filesystem, the content of the blob, by a hard link. The
-	// caller has verified its digest and made it durable. The file at path stays. diffID is recorded with it.
+	// caller has verified its digest and made it durable. The file at path stays, read-only and with the blob as its
+	// other name; nobody may write to it any more. diffID is recorded with it, unless it is empty. The hold is
+	// released, also on failure; after ErrAway the caller takes a new one.
 	Adopt(ctx context.Context, path string, diffID digest.Digest) error
 	// Release lets go without the blob. After Adopt it does nothing.
 	Release()

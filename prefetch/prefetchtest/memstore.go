@@ -159,6 +159,9 @@ func (s *MemStore) Way(context.Context) (prefetch.Way, error) {
 	return prefetch.Way{Name: prefetch.API, Reason: "the store is in memory"}, nil
 }
 
+// Back implements prefetch.Store.
+func (s *MemStore) Back(context.Context) error { return nil }
+
 // Space implements prefetch.Store.
 func (s *MemStore) Space(context.Context) (prefetch.Space, error) { return prefetch.Space{}, nil }
 

@@ -26,6 +26,9 @@ const leaseLife = 48 * time.Hour
 func (s *Store) Open(ctx context.Context, key string) (prefetch.Session, error) {
 	ctx = s.in(ctx)
 	manager := s.client.LeasesService()
+	if err := s.removeHalfMade(ctx, func(k string) bool { return k == key }); err != nil {
+		return nil, err
+	}
 	older, err := s.leases(ctx, key)
 	if err != nil {
 		return nil, err
@@ -48,7 +51,7 @@ func (s *Store) Open(ctx context.Context, key string) (prefetch.Session, error) 
 			}
 		}
 	}
-	return &session{store: s, lease: lease, older: older}, nil
+	return &session{store: s, key: key, lease: lease, older: older}, nil
 }
 
 // Sweep implements prefetch.Store.
@@ -58,7 +61,7 @@ func (s *Store) Sweep(ctx context.Context, keep func(key string) bool) error {
 	if err != nil {
 		return err
 	}
-	var errs []error
+	errs := []error{s.removeHalfMade(ctx, func(key string) bool { return !keep(key) })}
 	for _, l := range all {
 		if !keep(l.Labels[leaseImage]) {
 			errs = append(errs, s.drop(ctx, l))

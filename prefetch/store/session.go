@@ -35,6 +35,7 @@ const (
 // session is the work on one image under one lease.
 type session struct {
 	store *Store
+	key   string
 	lease leases.Lease
 	older []leases.Lease // of earlier runs; lease holds what they hold
 }

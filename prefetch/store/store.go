@@ -7,8 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
@@ -65,8 +65,12 @@ type Config struct {
 type Store struct {
 	cfg    Config
 	client *containerd.Client
+	conn   grpc.ClientConnInterface
 	cri    runtimeapi.ImageServiceClient
 	idle   time.Duration
+
+	mu sync.Mutex // guards what follows
+	at *layout
 }
 
 var _ prefetch.Store = (*Store)(nil)
@@ -80,7 +84,8 @@ func New(cfg Config) (*Store, error) {
 	cfg.Snapshotter = cmp.Or(cfg.Snapshotter, DefaultSnapshotter)
 	cfg.Owner = cmp.Or(cfg.Owner, DefaultOwner)
 	cfg.MaxResume = cmp.Or(cfg.MaxResume, DefaultMaxResume)
-	client, err := containerd.New(cfg.Address, containerd.WithDefaultNamespace(cfg.Namespace))
+	client, err := containerd.New(cfg.Address, containerd.WithDefaultNamespace(cfg.Namespace),
+		containerd.WithTimeout(reconnect))
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd at %s: %w", cfg.Address, err)
 	}
@@ -89,7 +94,7 @@ func New(cfg Config) (*Store, error) {
 		client.Close()
 		return nil, fmt.Errorf("connect to containerd at %s: its client has no gRPC connection", cfg.Address)
 	}
-	return &Store{cfg: cfg, client: client, cri: runtimeapi.NewImageServiceClient(conn), idle: idle}, nil
+	return &Store{cfg: cfg, client: client, conn: conn, cri: runtimeapi.NewImageServiceClient(conn), idle: idle}, nil
 }
 
 // Close ends the connection.
@@ -97,11 +102,6 @@ func (s *Store) Close() error { return s.client.Close() }
 
 func (s *Store) in(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, s.cfg.Namespace)
-}
-
-// Way implements prefetch.Store.
-func (s *Store) Way(context.Context) (prefetch.Way, error) {
-	return prefetch.Way{Name: prefetch.API, Reason: "not looked for"}, nil
 }
 
 // Space implements prefetch.Store.
@@ -262,15 +262,9 @@ func (s *Store) askCRI(ctx context.Context, names []string, st *prefetch.State) 
 // knowsPins tells whether CRI of this version heeds the pin label: since 1.6.22 and 1.7.3, seen in the sources; 1.6.20,
 // which Debian 12 ships, does not. An unreadable version is taken for a new one.
 func knowsPins(version string) bool {
-	var n [3]int
-	for i, f := range strings.SplitN(strings.TrimPrefix(version, "v"), ".", 3) {
-		if end := strings.IndexFunc(f, func(r rune) bool { return r < '0' || r > '9' }); end >= 0 {
-			f = f[:end]
-		}
-		var err error
-		if n[i], err = strconv.Atoi(f); err != nil {
-			return true
-		}
+	n, ok := versionNumbers(version)
+	if !ok {
+		return true
 	}
 	switch {
 	case n[0] != 1:

@@ -1,0 +1,158 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+)
+
+// probeLife is when containerd removes what a probe that died has left.
+const probeLife = time.Minute
+
+// prove shows that the directories that we see are the daemon's and that files get in by link and rename: it adopts a
+// blob of random bytes, and moves files into a snapshot and lets the daemon count them. It is closed if not.
+func (s *Store) prove(ctx context.Context, at *layout) error {
+	manager := s.client.LeasesService()
+	lease, err := manager.Create(ctx, leases.WithRandomID(), leases.WithExpiration(probeLife))
+	if err != nil {
+		return fmt.Errorf("create a lease for probing: %w", err)
+	}
+	defer s.clean(ctx, "a lease for probing", func(ctx context.Context) error { return s.drop(ctx, lease) })
+	probe := &session{store: s, lease: lease}
+	return errors.Join(probe.proveContent(ctx, at), probe.proveSnapshots(ctx, at))
+}
+
+func (s *session) proveContent(ctx context.Context, at *layout) error {
+	data := []byte(rand.Text())
+	desc := ocispec.Descriptor{Digest: digest.FromBytes(data), Size: int64(len(data))}
+	path := filepath.Join(at.staging, "probe-"+desc.Digest.Encoded())
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		return closedf("containerd's content root cannot be written from here: %v", err)
+	}
+	defer os.Remove(path)
+	target, err := at.blob(desc.Digest)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(target)
+	err = s.adopt(ctx, target, "hotplate-probe-"+desc.Digest.Encoded(), desc, path, nil)
+	var file *os.LinkError
+	switch {
+	case errors.As(err, &file):
+		return closedf("files cannot be linked into containerd's content store: %v", err)
+	case errors.Is(err, errUnseen):
+		return closedf("%s is not the content root of the containerd at %s", at.content, s.store.cfg.Address)
+	case err != nil:
+		return fmt.Errorf("adopt a blob for probing: %w", err)
+	}
+	defer s.store.clean(ctx, "a blob for probing", func(ctx context.Context) error {
+		return s.store.content().Delete(ctx, desc.Digest)
+	})
+	if _, err := s.store.read(ctx, desc.Digest, desc.Size); err != nil {
+		return fmt.Errorf("read a blob for probing: %w", err)
+	}
+	return nil
+}
+
+// proveSnapshots moves a directory with some files into an active snapshot. Its usage is what the daemon counts.
+func (s *session) proveSnapshots(ctx context.Context, at *layout) error {
+	ctx = s.in(ctx)
+	tree, err := os.MkdirTemp(at.trees, "probe-")
+	if err != nil {
+		return closedf("the snapshotter's root cannot be written from here: %v", err)
+	}
+	defer os.RemoveAll(tree)
+	const files = 3
+	for i := range files {
+		if err := os.WriteFile(filepath.Join(tree, fmt.Sprint(i)), nil, 0o600); err != nil {
+			return closedf("the snapshotter's root cannot be written from here: %v", err)
+		}
+	}
+	sn, key := s.store.snapshots(), s.store.activeKey("probe")
+	mounts, err := sn.Prepare(ctx, key, "")
+	if err != nil {
+		return fmt.Errorf("prepare a snapshot for probing: %w", err)
+	}
+	defer s.store.clean(ctx, "a snapshot for probing", func(ctx context.Context) error { return sn.Remove(ctx, key) })
+	upper, _, err := directories(mounts)
+	if err != nil {
+		return closed(err.Error())
+	}
+	if !strings.HasPrefix(upper, at.snapshots+"/") {
+		return closedf("snapshots are in %s, not below %s", upper, at.snapshots)
+	}
+	info, err := os.Stat(upper)
+	if err != nil {
+		return closedf("the snapshotter's root %s is not what the containerd at %s sees there: %v",
+			at.snapshots, s.store.cfg.Address, err)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); !ok || st.Uid != 0 {
+		return closedf("containerd runs in a user namespace")
+	}
+	before, err := sn.Usage(ctx, key)
+	if err != nil {
+		return fmt.Errorf("count a snapshot for probing: %w", err)
+	}
+	if err := os.Rename(tree, filepath.Join(upper, "probe")); err != nil {
+		return closedf("directories cannot be moved into snapshots: %v", err)
+	}
+	after, err := sn.Usage(ctx, key)
+	if err != nil {
+		return fmt.Errorf("count a snapshot for probing: %w", err)
+	}
+	if after.Inodes-before.Inodes != files+1 {
+		return closedf("%s is not the snapshotter's root of the containerd at %s", at.snapshots, s.store.cfg.Address)
+	}
+	return nil
+}
+
+// checkNamespace closes the way in a user namespace, where owners of files are not what they seem.
+func checkNamespace() error {
+	data, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return closedf("it is not known whether this is a user namespace: %v", err)
+	}
+	if f := strings.Fields(string(data)); len(f) != 3 || f[0] != "0" || f[1] != "0" || f[2] != "4294967295" {
+		return closedf("hotplate runs in a user namespace")
+	}
+	return nil
+}
+
+// mayLayOut tries what laying out layers needs: giving files away, overlayfs's attributes, its whiteouts.
+func mayLayOut(dir string) error {
+	probe, err := os.MkdirTemp(dir, "probe-")
+	if err != nil {
+		return closedf("containerd's directory cannot be written from here: %v", err)
+	}
+	defer os.RemoveAll(probe)
+	for what, err := range map[string]error{
+		"give files away":             os.Chown(probe, 1, 1),
+		"set attributes of overlayfs": unix.Setxattr(probe, "trusted.overlay.opaque", []byte("y"), 0),
+		"make whiteouts of overlayfs": unix.Mknod(filepath.Join(probe, "whiteout"), unix.S_IFCHR, 0),
+	} {
+		if err != nil {
+			return closedf("hotplate may not %s: %v", what, err)
+		}
+	}
+	return nil
+}
+
+// clean does what must be done after ctx has ended, too, and whose failure harms nobody: everything expires by itself.
+func (s *Store) clean(ctx context.Context, what string, remove func(context.Context) error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
+	defer cancel()
+	if err := remove(ctx); err != nil {
+		s.cfg.Log.Warn("not removed: "+what, "error", err)
+	}
+}

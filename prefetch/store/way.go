@@ -1,0 +1,208 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/containerd/api/services/introspection/v1"
+	"github.com/containerd/containerd/v2/plugins"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/hotplate-dev/hotplate/prefetch"
+)
+
+// testedLines are the release lines on which the direct way has been tried. What it relies on is how containerd works,
+// not what it promises.
+var testedLines = []string{"1.6", "1.7", "2.0", "2.1", "2.2", "2.3", "2.4"}
+
+// closed is a reason why the direct way is closed.
+type closed string
+
+func (c closed) Error() string { return string(c) }
+
+func closedf(format string, args ...any) error { return closed(fmt.Sprintf(format, args...)) }
+
+// layout is where containerd keeps things, and where ours are beside them. containerd looks only into blobs and ingest
+// of its content root (plugins/content/local/store.go, 2.4.2) and into snapshots of overlayfs's
+// (plugins/snapshots/overlay/overlay.go), so that it leaves a directory beside those alone.
+type layout struct{ content, snapshots, staging, trees string }
+
+// Way implements prefetch.Store. Nothing is remembered from one call to the next: it takes containerd a few milliseconds
+// to show by a blob of some bytes and a snapshot of some files that the direct way is open, and a daemon may come back
+// as another one.
+func (s *Store) Way(ctx context.Context) (way prefetch.Way, err error) {
+	defer away(&err)
+	ctx = s.in(ctx)
+	way.Name = prefetch.API
+	d, err := s.introspect(ctx)
+	if err != nil {
+		return way, err
+	}
+	if way.Discards, way.DiscardsKnown, err = s.discards(ctx, d); err != nil {
+		return way, err
+	}
+	at, err := s.direct(ctx, d)
+	s.setLayout(at)
+	var reason closed
+	if errors.As(err, &reason) {
+		way.Reason = string(reason)
+		return way, nil
+	}
+	if err != nil {
+		return way, err
+	}
+	way.Name, way.Staging, way.Trees = prefetch.Direct, at.staging, at.trees
+	return way, nil
+}
+
+// direct returns the layout if the direct way is open, or an error that is closed.
+func (s *Store) direct(ctx context.Context, d daemon) (*layout, error) {
+	at, err := s.layoutOf(d)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkNamespace(); err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{at.staging, at.trees} {
+		if _, err := os.Stat(filepath.Dir(filepath.Dir(filepath.Dir(dir)))); err != nil {
+			return nil, closedf("containerd's directory cannot be seen from here: %v", err)
+		}
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, closedf("containerd's directory cannot be written from here: %v", err)
+		}
+	}
+	if err := mayLayOut(at.trees); err != nil {
+		return nil, err
+	}
+	return at, s.prove(ctx, at)
+}
+
+// daemon is what containerd says of itself.
+type daemon struct {
+	version string
+	plugins []*introspection.Plugin
+}
+
+func (s *Store) introspect(ctx context.Context) (daemon, error) {
+	version, err := s.client.Version(ctx)
+	if err != nil {
+		return daemon{}, fmt.Errorf("ask containerd at %s for its version: %w", s.cfg.Address, err)
+	}
+	resp, err := s.client.IntrospectionService().Plugins(ctx)
+	if err != nil {
+		return daemon{}, fmt.Errorf("ask containerd at %s for its plugins: %w", s.cfg.Address, err)
+	}
+	return daemon{version: version.Version, plugins: resp.GetPlugins()}, nil
+}
+
+// plugin returns what a plugin exports, or a closed error.
+func (d daemon) plugin(kind, id string) (map[string]string, error) {
+	for _, p := range d.plugins {
+		if p.GetType() != kind || p.GetID() != id {
+			continue
+		}
+		if e := p.GetInitErr(); e != nil {
+			return nil, closedf("containerd's plugin %s.%s does not run: %s", kind, id, e.GetMessage())
+		}
+		return p.GetExports(), nil
+	}
+	return nil, closedf("containerd has no plugin %s.%s", kind, id)
+}
+
+// layoutOf finds containerd's directories by what it says of itself, and closes the way where something else than
+// containerd's own content store and overlayfs may be at work.
+func (s *Store) layoutOf(d daemon) (*layout, error) {
+	if n, ok := versionNumbers(d.version); !ok || !slices.Contains(testedLines, fmt.Sprintf("%d.%d", n[0], n[1])) {
+		return nil, closedf("untested version: containerd %s", d.version)
+	}
+	if s.cfg.Snapshotter != DefaultSnapshotter {
+		return nil, closedf("the snapshotter is %s, not %s", s.cfg.Snapshotter, DefaultSnapshotter)
+	}
+	for _, p := range d.plugins {
+		if p.GetType() == string(plugins.ContentPlugin) && p.GetID() != "content" && p.GetInitErr() == nil {
+			return nil, closedf("containerd has another content store, %s", p.GetID())
+		}
+	}
+	content, err := d.plugin(string(plugins.ContentPlugin), "content")
+	if err != nil {
+		return nil, err
+	}
+	overlay, err := d.plugin(string(plugins.SnapshotPlugin), DefaultSnapshotter)
+	if err != nil {
+		return nil, err
+	}
+	bolt, err := d.plugin(string(plugins.MetadataPlugin), "bolt")
+	if err != nil {
+		return nil, err
+	}
+	if policy := bolt["policy"]; policy != "shared" {
+		return nil, closedf("containerd's content sharing policy is %q, not \"shared\"", policy)
+	}
+	if content["root"] == "" || overlay["root"] == "" {
+		return nil, closedf("containerd does not say where it keeps content and snapshots")
+	}
+	return &layout{
+		content: content["root"], snapshots: overlay["root"],
+		staging: filepath.Join(content["root"], "hotplate", s.cfg.Owner, "staging"),
+		trees:   filepath.Join(overlay["root"], "hotplate", s.cfg.Owner, "trees"),
+	}, nil
+}
+
+// discards asks whether the daemon discards the blobs of layers that it has unpacked: 2.4 exports it, 1.x shows its
+// CRI configuration, and the others do not say.
+func (s *Store) discards(ctx context.Context, d daemon) (discards, known bool, err error) {
+	exports, err := d.plugin(string(plugins.CRIServicePlugin), "images")
+	if err == nil {
+		if v, ok := exports["DiscardUnpackedLayers"]; ok {
+			discards, err := strconv.ParseBool(v)
+			return discards, err == nil, nil
+		}
+	}
+	resp, err := runtimeapi.NewRuntimeServiceClient(s.conn).Status(ctx, &runtimeapi.StatusRequest{Verbose: true})
+	if err != nil {
+		return false, false, fmt.Errorf("ask containerd's CRI for its status: %w", err)
+	}
+	var config struct {
+		Containerd struct{ DiscardUnpackedLayers *bool }
+	}
+	if json.Unmarshal([]byte(resp.GetInfo()["config"]), &config) != nil || config.Containerd.DiscardUnpackedLayers == nil {
+		return false, false, nil
+	}
+	return *config.Containerd.DiscardUnpackedLayers, true, nil
+}
+
+// versionNumbers reads the first three numbers of a version.
+func versionNumbers(version string) (n [3]int, ok bool) {
+	for i, f := range strings.SplitN(strings.TrimPrefix(version, "v"), ".", 3) {
+		if end := strings.IndexFunc(f, func(r rune) bool { return r < '0' || r > '9' }); end >= 0 {
+			f = f[:end]
+		}
+		var err error
+		if n[i], err = strconv.Atoi(f); err != nil {
+			return n, false
+		}
+	}
+	return n, true
+}
+
+// setLayout remembers what the last call of Way found, for sessions; nil where the direct way is closed.
+func (s *Store) setLayout(at *layout) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.at = at
+}
+
+// layout is what the last call of Way found, or nil.
+func (s *Store) layout() *layout {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.at
+}
