@@ -169,6 +169,7 @@ func (n *node) wanting(img image, mirrors ...*site) *config.Config {
 	c.Registries = append(c.Registries, config.Registry{Host: aliased, Upstream: config.Deny,
 		Mirrors: slices.Clone(c.Registries[0].Mirrors)})
 	c.Prefetch = chunky()
+	c.Prefetch.Way = n.way
 	c.Images = []config.Image{{Name: "model", Ref: img.under(mirrored), Aliases: []string{img.under(aliased)}}}
 	return c
 }
@@ -253,9 +254,17 @@ func (n *node) prepare(mirror *site) {
 // pullByHand runs hotplate pull with chunks so small that the test's images have several.
 func (n *node) pullByHand(img image, more ...string) output {
 	n.t.Helper()
+	return n.run("hotplate", n.pullArgs(img, more...)...)
+}
+
+// pullArgs are those of pullByHand.
+func (n *node) pullArgs(img image, more ...string) []string {
 	args := []string{"pull", "--address", n.containerd.Address(), "--hosts-dir", n.hosts(), "--credentials",
 		n.etc("docker.json"), "--max-parallel", "64", "--pin"}
-	return n.run("hotplate", append(append(args, more...), img.under(mirrored))...)
+	if n.way != "" {
+		args = append(args, "--way", string(n.way))
+	}
+	return append(append(args, more...), img.under(mirrored))
 }
 
 func TestRegistryDownAtStart(t *testing.T) {

@@ -44,6 +44,7 @@ type node struct {
 	secrets    []string // what must be in nothing that is printed, beside the shared password
 	listen     string
 	volume     bool            // the config is a file of a volume, as swap makes them
+	way        config.Way      // how layers get into containerd; empty for the config's default
 	spoken     strings.Builder // what commands printed
 }
 
@@ -299,6 +300,14 @@ func (n *node) stop() {
 	}
 }
 
+// stopAgent ends the agent if it runs.
+func (n *node) stopAgent() {
+	n.t.Helper()
+	if n.agent != nil && n.agent.running() {
+		n.stop()
+	}
+}
+
 // kill ends the agent as a crash does.
 func (n *node) kill() {
 	n.t.Helper()
@@ -400,6 +409,20 @@ func (n *node) until(wants ...want) (r report.NodeReport) {
 		return strings.Join(missing, "; ") + "\n" + r.Text(time.Now())
 	})
 	return r
+}
+
+// is tells whether the agent's report is as wanted now. The agent must run; its socket comes a moment after its start.
+func (n *node) is(wants ...want) bool {
+	n.t.Helper()
+	body, err := n.status(n.t.Context())
+	if err != nil {
+		return false
+	}
+	var r report.NodeReport
+	if err := json.Unmarshal(body, &r); err != nil {
+		n.t.Fatalf("the agent's report: %v\n%s", err, body)
+	}
+	return !slices.ContainsFunc(wants, func(w want) bool { return w(r) != "" })
 }
 
 // ready wants the node to be Ready.

@@ -95,6 +95,7 @@ type image struct {
 	digest    string // of its manifest or index
 	id        string // the digest of its config: CRI's image ID
 	layers    []v1.Hash
+	size      int64 // of all blobs, each once: config and layers
 }
 
 // under is the image's name below a registry host.
@@ -177,11 +178,22 @@ func describe(t *testing.T, img v1.Image, as image) image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	as.id, as.layers = id.String(), nil
+	raw, err := img.RawConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	as.id, as.layers, as.size = id.String(), nil, int64(len(raw))
 	for _, l := range layers {
 		d, err := l.Digest()
 		if err != nil {
 			t.Fatal(err)
+		}
+		size, err := l.Size()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Contains(as.layers, d) {
+			as.size += size
 		}
 		as.layers = append(as.layers, d)
 	}

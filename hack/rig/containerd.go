@@ -217,6 +217,17 @@ func (c *Containerd) Kill() error {
 	return c.proc.kill()
 }
 
+// Terminate ends the daemon with SIGTERM, as systemd does, or SIGKILL when it takes too long or ctx ends. Its containers and
+// mounts stay; Restart starts it again.
+func (c *Containerd) Terminate(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.proc == nil {
+		return nil
+	}
+	return c.proc.stop(ctx)
+}
+
 // Stop ends the pods, the daemon with SIGTERM, or SIGKILL when it takes too long or ctx ends, then what is left of its
 // containers and every mount below Dir. Restart starts the daemon again.
 func (c *Containerd) Stop(ctx context.Context) error {

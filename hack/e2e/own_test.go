@@ -1,0 +1,70 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// ownFiles lists what hotplate has beside containerd's content and snapshots: partial blobs and layers. Empty directories
+// that are the frame for them do not count.
+func (n *node) ownFiles() (files []string) {
+	n.t.Helper()
+	for _, plugin := range []string{"io.containerd.content.v1.content", "io.containerd.snapshotter.v1.overlayfs"} {
+		top := filepath.Join(n.containerd.Root(), plugin, "hotplate")
+		err := filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // there is none, or it went meanwhile
+			}
+			if err != nil {
+				return err
+			}
+			rel, err := filepath.Rel(top, path)
+			if depth := strings.Count(rel, "/"); !e.IsDir() || depth >= 2 {
+				files = append(files, path)
+			}
+			return err
+		})
+		if err != nil {
+			n.t.Fatal(err)
+		}
+	}
+	return files
+}
+
+// checkEnded checks that a program that has ended left no process of its group.
+func checkEnded(t *testing.T, p *process) {
+	t.Helper()
+	group := p.cmd.Process.Pid
+	waitFor(t, "every process of the group to end", func() string {
+		if err := unix.Kill(-group, 0); errors.Is(err, unix.ESRCH) {
+			return ""
+		}
+		return "group " + strconv.Itoa(group) + " has processes"
+	})
+}
+
+// openFiles counts the files that a process has open below dir.
+func openFiles(t *testing.T, pid int, dir string) (open []string) {
+	t.Helper()
+	fds := filepath.Join("/proc", strconv.Itoa(pid), "fd")
+	entries, err := os.ReadDir(fds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		to, err := os.Readlink(filepath.Join(fds, e.Name()))
+		if err == nil && strings.HasPrefix(to, dir+"/") {
+			open = append(open, to)
+		}
+	}
+	return open
+}
