@@ -23,7 +23,8 @@ const leaseLife = 48 * time.Hour
 
 // Open implements prefetch.Store. A lease cannot be prolonged, so every session has a new one, which takes over what
 // earlier ones of the same image hold; those are deleted at Close.
-func (s *Store) Open(ctx context.Context, key string) (prefetch.Session, error) {
+func (s *Store) Open(ctx context.Context, key string) (_ prefetch.Session, err error) {
+	defer away(&err)
 	ctx = s.in(ctx)
 	manager := s.client.LeasesService()
 	if err := s.removeHalfMade(ctx, func(k string) bool { return k == key }); err != nil {
@@ -55,13 +56,14 @@ func (s *Store) Open(ctx context.Context, key string) (prefetch.Session, error) 
 }
 
 // Sweep implements prefetch.Store.
-func (s *Store) Sweep(ctx context.Context, keep func(key string) bool) error {
+func (s *Store) Sweep(ctx context.Context, keep func(key string) bool) (err error) {
+	defer away(&err)
 	ctx = s.in(ctx)
 	all, err := s.leases(ctx, "")
 	if err != nil {
 		return err
 	}
-	errs := []error{s.removeHalfMade(ctx, func(key string) bool { return !keep(key) })}
+	errs := []error{s.repairAll(ctx), s.removeHalfMade(ctx, func(key string) bool { return !keep(key) })}
 	for _, l := range all {
 		if !keep(l.Labels[leaseImage]) {
 			errs = append(errs, s.drop(ctx, l))

@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"fmt"
+	"maps"
+	"strconv"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
@@ -11,29 +13,36 @@ import (
 	"github.com/hotplate-dev/hotplate/prefetch"
 )
 
-// The labels of a pin. The first is CRI's (internal/cri/labels/labels.go, 2.4.2), the second says whose pin it is.
+// The labels of a pin. The first is CRI's (internal/cri/labels/labels.go, 2.4.2), the second says whose pin it is, the
+// third how many bytes it keeps.
 const (
 	pinLabel   = "io.cri-containerd.pinned"
 	pinValue   = "pinned"
 	ownerLabel = "hotplate.dev/pinned-by"
+	sizeLabel  = "hotplate.dev/size"
 )
 
 // Pin implements prefetch.Store. The label goes on the record that CRI names by the image ID: a CRI pull of a tag erases
 // labels on the tag, and one of a digest those on the digest's record.
-func (s *Store) Pin(ctx context.Context, id digest.Digest, _ int64) error {
+func (s *Store) Pin(ctx context.Context, id digest.Digest, size int64) (err error) {
+	defer away(&err)
 	ctx = s.in(ctx)
 	img, err := s.client.ImageService().Get(ctx, id.String())
 	if err != nil {
 		return fmt.Errorf("pin image %s: %w", id, err)
 	}
+	ours := map[string]string{pinLabel: pinValue, ownerLabel: s.cfg.Owner, sizeLabel: strconv.FormatInt(size, 10)}
 	if img.Labels[pinLabel] == pinValue {
-		return nil // ours already, or someone else's, which stays theirs
+		if img.Labels[ownerLabel] != s.cfg.Owner || img.Labels[sizeLabel] == ours[sizeLabel] {
+			return nil // someone else's, which stays theirs, or ours already
+		}
 	}
-	return s.setPin(ctx, id, pinValue, s.cfg.Owner)
+	return s.setPin(ctx, id, ours)
 }
 
 // Unpin implements prefetch.Store.
-func (s *Store) Unpin(ctx context.Context, id digest.Digest) error {
+func (s *Store) Unpin(ctx context.Context, id digest.Digest) (err error) {
+	defer away(&err)
 	ctx = s.in(ctx)
 	img, err := s.client.ImageService().Get(ctx, id.String())
 	if errdefs.IsNotFound(err) {
@@ -45,17 +54,19 @@ func (s *Store) Unpin(ctx context.Context, id digest.Digest) error {
 	if img.Labels[ownerLabel] != s.cfg.Owner {
 		return nil
 	}
-	err = s.setPin(ctx, id, "", "") // containerd drops labels without a value
+	err = s.setPin(ctx, id, nil)
 	if errdefs.IsNotFound(err) {
 		return nil
 	}
 	return err
 }
 
-func (s *Store) setPin(ctx context.Context, id digest.Digest, pin, owner string) error {
-	_, err := s.client.ImageService().Update(ctx,
-		images.Image{Name: id.String(), Labels: map[string]string{pinLabel: pin, ownerLabel: owner}},
-		"labels."+pinLabel, "labels."+ownerLabel)
+// setPin replaces the labels of the pin. containerd drops those without a value.
+func (s *Store) setPin(ctx context.Context, id digest.Digest, with map[string]string) error {
+	all := map[string]string{pinLabel: "", ownerLabel: "", sizeLabel: ""}
+	maps.Copy(all, with)
+	_, err := s.client.ImageService().Update(ctx, images.Image{Name: id.String(), Labels: all},
+		"labels."+pinLabel, "labels."+ownerLabel, "labels."+sizeLabel)
 	if err != nil {
 		return fmt.Errorf("label image %s: %w", id, err)
 	}
@@ -63,15 +74,16 @@ func (s *Store) setPin(ctx context.Context, id digest.Digest, pin, owner string)
 }
 
 // Pins implements prefetch.Store.
-func (s *Store) Pins(ctx context.Context) ([]prefetch.Pin, error) {
+func (s *Store) Pins(ctx context.Context) (pins []prefetch.Pin, err error) {
+	defer away(&err)
 	list, err := s.client.ImageService().List(s.in(ctx), fmt.Sprintf("labels.%q==%q", ownerLabel, s.cfg.Owner))
 	if err != nil {
 		return nil, fmt.Errorf("list pinned images: %w", err)
 	}
-	var pins []prefetch.Pin
 	for _, img := range list {
 		if id, ok := isImage(img); ok && img.Labels[pinLabel] == pinValue {
-			pins = append(pins, prefetch.Pin{ImageID: id, Target: img.Target.Digest})
+			size, _ := strconv.ParseInt(img.Labels[sizeLabel], 10, 64) // 0 is for what is not known
+			pins = append(pins, prefetch.Pin{ImageID: id, Target: img.Target.Digest, Size: size})
 		}
 	}
 	return pins, nil

@@ -47,7 +47,8 @@ func (s *session) in(ctx context.Context) context.Context {
 }
 
 // Has implements prefetch.Session.
-func (s *session) Has(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+func (s *session) Has(ctx context.Context, desc ocispec.Descriptor) (_ bool, err error) {
+	defer away(&err)
 	ctx = s.in(ctx)
 	info, err := s.store.content().Info(ctx, desc.Digest)
 	if errdefs.IsNotFound(err) {
@@ -59,6 +60,9 @@ func (s *session) Has(ctx context.Context, desc ocispec.Descriptor) (bool, error
 	if desc.Size != 0 && info.Size != desc.Size {
 		return false, fmt.Errorf("containerd has %s with %d bytes, the manifest says %d: delete it with \"ctr content rm\"",
 			desc.Digest, info.Size, desc.Size)
+	}
+	if damaged, err := s.store.damaged(ctx, desc); err != nil || damaged {
+		return false, err
 	}
 	err = s.store.client.LeasesService().AddResource(ctx, s.lease,
 		leases.Resource{Type: "content", ID: desc.Digest.String()})
@@ -72,13 +76,15 @@ func (s *session) Has(ctx context.Context, desc ocispec.Descriptor) (bool, error
 }
 
 // Read implements prefetch.Session.
-func (s *session) Read(ctx context.Context, desc ocispec.Descriptor, limit int64) ([]byte, error) {
+func (s *session) Read(ctx context.Context, desc ocispec.Descriptor, limit int64) (_ []byte, err error) {
+	defer away(&err)
 	return s.store.read(s.in(ctx), desc.Digest, limit)
 }
 
 // Blob implements prefetch.Session. The ingest's name is the one that containerd's own pulls use, so that of two pulls of
 // the same blob one waits for the other.
-func (s *session) Blob(ctx context.Context, desc ocispec.Descriptor, waiting func()) (prefetch.BlobWriter, error) {
+func (s *session) Blob(ctx context.Context, desc ocispec.Descriptor, waiting func()) (_ prefetch.BlobWriter, err error) {
+	defer away(&err)
 	// The writer's stream lives as long as this context.
 	ctx, cancel := context.WithCancel(s.in(ctx))
 	ref := remotes.MakeRefKey(ctx, desc)
@@ -100,6 +106,9 @@ func (s *session) Blob(ctx context.Context, desc ocispec.Descriptor, waiting fun
 func (s *session) openWriter(ctx context.Context, ref string, desc ocispec.Descriptor, waiting func()) (content.Writer, error) {
 	told := false
 	for wait := firstWait; ; wait = min(2*wait, longestWait) {
+		if err := s.store.repair(ctx, desc); err != nil {
+			return nil, err
+		}
 		busy, err := s.discardLarge(ctx, ref)
 		if err != nil {
 			return nil, err
@@ -149,7 +158,8 @@ func (s *session) discardLarge(ctx context.Context, ref string) (busy bool, err 
 }
 
 // Link implements prefetch.Session, with the labels that containerd's own pull sets (client/pull.go, fetch, 2.4.2).
-func (s *session) Link(ctx context.Context, ref string, desc ocispec.Descriptor, children []ocispec.Descriptor) error {
+func (s *session) Link(ctx context.Context, ref string, desc ocispec.Descriptor, children []ocispec.Descriptor) (err error) {
+	defer away(&err)
 	ctx = s.in(ctx)
 	label := images.SetChildrenMappedLabels(s.store.content(), images.HandlerFunc(
 		func(context.Context, ocispec.Descriptor) ([]ocispec.Descriptor, error) { return children, nil }), nil)
@@ -169,7 +179,8 @@ func (s *session) Link(ctx context.Context, ref string, desc ocispec.Descriptor,
 // Unpack implements prefetch.Session. containerd's client looks for each snapshot, reads a layer only where there is none,
 // and always labels the config (client/image.go, Unpack, 2.4.2).
 func (s *session) Unpack(ctx context.Context, ref string, target ocispec.Descriptor, p platforms.MatchComparer) (
-	digest.Digest, error) {
+	_ digest.Digest, err error) {
+	defer away(&err)
 	ctx = s.in(ctx)
 	name := s.store.cfg.Snapshotter
 	img := containerd.NewImageWithPlatform(s.store.client, images.Image{Name: ref, Target: target}, p)
@@ -190,7 +201,8 @@ func (s *session) Unpack(ctx context.Context, ref string, target ocispec.Descrip
 
 // Publish implements prefetch.Session. CRI's labels are left to CRI: with its label on it, it would not make the record
 // that is named by the image ID.
-func (s *session) Publish(ctx context.Context, names []string, target ocispec.Descriptor) error {
+func (s *session) Publish(ctx context.Context, names []string, target ocispec.Descriptor) (err error) {
+	defer away(&err)
 	ctx = s.in(ctx)
 	for _, name := range names {
 		if err := s.publish(ctx, images.Image{Name: name, Target: target}); err != nil {
@@ -223,7 +235,8 @@ func (s *session) publish(ctx context.Context, img images.Image) error {
 }
 
 // Close implements prefetch.Session.
-func (s *session) Close(ctx context.Context, keep bool) error {
+func (s *session) Close(ctx context.Context, keep bool) (err error) {
+	defer away(&err)
 	ctx = s.store.in(ctx)
 	var errs []error
 	if keep {

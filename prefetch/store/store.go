@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/hotplate-dev/hotplate/prefetch"
@@ -85,7 +86,10 @@ func New(cfg Config) (*Store, error) {
 	cfg.Owner = cmp.Or(cfg.Owner, DefaultOwner)
 	cfg.MaxResume = cmp.Or(cfg.MaxResume, DefaultMaxResume)
 	client, err := containerd.New(cfg.Address, containerd.WithDefaultNamespace(cfg.Namespace),
-		containerd.WithTimeout(reconnect))
+		containerd.WithExtraDialOpts([]grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: firstWait, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnect},
+			MinConnectTimeout: reconnect,
+		})}))
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd at %s: %w", cfg.Address, err)
 	}
@@ -104,22 +108,11 @@ func (s *Store) in(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, s.cfg.Namespace)
 }
 
-// Space implements prefetch.Store.
-func (s *Store) Space(context.Context) (prefetch.Space, error) { return prefetch.Space{}, nil }
-
-// Remove implements prefetch.Store.
-func (s *Store) Remove(context.Context, digest.Digest) error { return errors.ErrUnsupported }
-
-// Watch implements prefetch.Store.
-func (s *Store) Watch(ctx context.Context, _ func()) error {
-	<-ctx.Done()
-	return nil
-}
-
 // State implements prefetch.Store.
-func (s *Store) State(ctx context.Context, q prefetch.Query) (prefetch.State, error) {
+func (s *Store) State(ctx context.Context, q prefetch.Query) (st prefetch.State, err error) {
+	defer away(&err)
 	ctx = s.in(ctx)
-	st := prefetch.State{
+	st = prefetch.State{
 		Target: q.Target, Names: make(map[string]digest.Digest), Visible: make(map[string]digest.Digest),
 	}
 	version, err := s.client.Version(ctx)

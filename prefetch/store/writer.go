@@ -30,8 +30,8 @@ var _ prefetch.BlobWriter = (*blobWriter)(nil)
 
 func (b *blobWriter) Offset() int64 { return b.offset }
 
-func (b *blobWriter) Write(p []byte) (int, error) {
-	done := 0
+func (b *blobWriter) Write(p []byte) (done int, err error) {
+	defer away(&err)
 	for piece := range slices.Chunk(p, maxMessage) {
 		n, err := b.w.Write(piece)
 		b.offset += int64(n)
@@ -44,7 +44,8 @@ func (b *blobWriter) Write(p []byte) (int, error) {
 }
 
 // Reset makes the next Write start at 0: containerd truncates when it is sent that offset.
-func (b *blobWriter) Reset() error {
+func (b *blobWriter) Reset() (err error) {
+	defer away(&err)
 	if err := b.w.Truncate(0); err != nil {
 		return fmt.Errorf("truncate ingest %s: %w", b.ref, err)
 	}
@@ -52,8 +53,9 @@ func (b *blobWriter) Reset() error {
 	return nil
 }
 
-func (b *blobWriter) Commit(ctx context.Context) error {
-	err := b.w.Commit(ctx, b.desc.Size, b.desc.Digest)
+func (b *blobWriter) Commit(ctx context.Context) (err error) {
+	defer away(&err)
+	err = b.w.Commit(ctx, b.desc.Size, b.desc.Digest)
 	switch {
 	case err == nil, errdefs.IsAlreadyExists(err):
 		return nil
