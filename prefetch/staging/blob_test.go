@@ -11,12 +11,15 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 )
 
 // content is what a blob of a seed holds.
@@ -189,10 +192,12 @@ func TestWriteChunkRefuses(t *testing.T) {
 	data, desc := content(4, 250)
 	b := take(t, open(t, Config{}), desc, 100)
 	write(t, b, data, 1)
+	must(t, b.begin(0, data[:100])) // as another goroutine that is in the middle of it
 	h, _ := b.Hashed()
 	for name, err := range map[string]error{
 		"there already": b.WriteChunk(1, data[100:200]),
-		"too short":     b.WriteChunk(0, data[:99]),
+		"being written": b.WriteChunk(0, data[:100]),
+		"too short":     b.WriteChunk(2, data[200:249]),
 		"too long":      b.WriteChunk(2, data[100:200]),
 		"beyond":        b.WriteChunk(3, nil),
 		"negative":      b.WriteChunk(-1, data[:100]),
@@ -244,15 +249,67 @@ func TestEmptyBlob(t *testing.T) {
 
 func TestCheckpointsAreMade(t *testing.T) {
 	data, desc := content(7, 1000)
-	d := open(t, Config{CheckpointBytes: 300})
-	b := take(t, d, desc, 100)
-	write(t, b, data, 0, 1, 2)
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		if r, err := b.readState(); err == nil && r.has(2) {
-			break
+	for name, c := range map[string]struct {
+		cfg  Config
+		wait time.Duration // before the last chunk
+		want []int         // what a power loss leaves
+	}{
+		"after bytes":     {Config{CheckpointBytes: 300}, 0, []int{0, 1, 2}},
+		"after time":      {Config{CheckpointInterval: time.Minute}, 2 * time.Minute, []int{0, 1, 2, 3}},
+		"not before":      {Config{}, 0, nil},
+		"again and again": {Config{CheckpointBytes: 200, CheckpointInterval: time.Minute}, time.Second, []int{0, 1, 2, 3}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				mem := newMemDisk()
+				must(t, mem.Mkdir("/staging"))
+				must(t, mem.SyncDir("/"))
+				c.cfg.Path, c.cfg.disk, c.cfg.boot = "/staging", mem, "first"
+				b := take(t, open(t, c.cfg), desc, 100)
+				for i := range 4 {
+					if i == 3 {
+						time.Sleep(c.wait)
+					}
+					write(t, b, data, i)
+					synctest.Wait()
+				}
+				mem.powerLoss(rand.New(rand.NewPCG(1, 1)), 0)
+				c.cfg.boot = "second"
+				got := has(t, take(t, open(t, c.cfg), desc, 100), data)
+				if diff := cmp.Diff(c.want, got); diff != "" {
+					t.Errorf("-want +got\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// Writers, one that hashes behind them and checkpoints, all at once; and two that want to write the same chunk.
+func TestAllAtOnce(t *testing.T) {
+	data, desc := content(8, 1<<20)
+	b := take(t, open(t, Config{CheckpointBytes: 8 << 10}), desc, 4<<10)
+	tokens := make(chan struct{}, 2*b.Chunks())
+	var g errgroup.Group
+	g.Go(func() error { return follow(b, data, tokens) })
+	var refused atomic.Int64
+	for _, i := range rand.Perm(b.Chunks()) {
+		for range 2 {
+			g.Go(func() error {
+				if b.WriteChunk(i, part(b, data, i)) == nil {
+					tokens <- struct{}{}
+				} else {
+					refused.Add(1)
+				}
+				return nil
+			})
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("no checkpoint")
-		}
+	}
+	must(t, g.Wait())
+	if n := refused.Load(); n != int64(b.Chunks()) {
+		t.Errorf("%d of %d chunks were written once", n, b.Chunks())
+	}
+	must(t, b.Sync())
+	if n := len(has(t, b, data)); n != b.Chunks() {
+		t.Errorf("%d chunks are there", n)
 	}
 }

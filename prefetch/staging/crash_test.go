@@ -235,7 +235,7 @@ func TestKillAtEveryOperation(t *testing.T) {
 }
 
 func TestPowerLossAtEveryOperation(t *testing.T) {
-	eachOperation(t, func(t *testing.T, l *life, op int) {
+	eachOperation(t, func(t *testing.T, _ *life, op int) {
 		for seed := range uint64(12) {
 			l := newLife(t)
 			l.disk.fault = at(op, killed)

@@ -58,13 +58,13 @@ func Open(cfg Config) (*Dir, error) {
 	}
 	if cfg.disk == nil {
 		cfg.disk = osDisk{}
-		err := os.Mkdir(cfg.Path, 0o700)
-		if err == nil {
-			err = cfg.disk.SyncDir(filepath.Dir(cfg.Path))
-		}
-		if err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, fmt.Errorf("make the staging directory: %w", err)
-		}
+	}
+	err := cfg.disk.Mkdir(cfg.Path)
+	if err == nil {
+		err = cfg.disk.SyncDir(filepath.Dir(cfg.Path))
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("make the staging directory: %w", err)
 	}
 	if _, err := cfg.disk.ReadDir(cfg.Path); err != nil {
 		return nil, fmt.Errorf("read the staging directory: %w", err)
@@ -138,7 +138,7 @@ func (d *Dir) Sweep(keep func(digest.Digest) bool) error {
 	for _, name := range names {
 		dgst, ok := parseDirName(name)
 		if !ok {
-			d.cfg.Log.Warn("leaving what is not a staged blob", "path", filepath.Join(d.cfg.Path, name))
+			d.cfg.Log.Debug("leaving what is not a staged blob", "path", filepath.Join(d.cfg.Path, name))
 			continue
 		}
 		if keep(dgst) {

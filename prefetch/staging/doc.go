@@ -35,6 +35,6 @@
 //
 // A data file with a second link may already be containerd's and is never written to: it is whole, or it is replaced.
 //
-// One thing is believed wrongly: marks on a filesystem that was torn away from its disk with unwritten bytes and mounted again
-// without a reboot.
+// What is believed wrongly: marks on a filesystem that was torn away from its disk with unwritten bytes and mounted again
+// without a reboot; and marks after an fsync that failed, if the process is killed before it can remove them.
 package staging
