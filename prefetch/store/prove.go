@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -30,7 +31,40 @@ func (s *Store) prove(ctx context.Context, at *layout) error {
 	}
 	defer s.clean(ctx, "a lease for probing", func(ctx context.Context) error { return s.drop(ctx, lease) })
 	probe := &session{store: s, lease: lease}
-	return errors.Join(probe.proveContent(ctx, at), probe.proveSnapshots(ctx, at))
+	if err := probe.makeRoot(ctx, at); err != nil {
+		return err
+	}
+	for root, dir := range map[string]string{at.content: at.staging, at.snapshots: at.trees} {
+		if _, err := os.Stat(root); err != nil {
+			return closedf("containerd's directory cannot be seen from here: %v", err)
+		}
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return closedf("containerd's directory cannot be written from here: %v", err)
+		}
+	}
+	if err := mayLayOut(at.trees); err != nil {
+		return err
+	}
+	if err := probe.proveContent(ctx, at); err != nil {
+		return err
+	}
+	return probe.proveSnapshots(ctx, at)
+}
+
+// makeRoot lets the daemon make its content root, which 1.7 to 2.2 do only when they write the first time.
+func (s *session) makeRoot(ctx context.Context, at *layout) error {
+	if _, err := os.Stat(at.content); !errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(s.in(ctx))
+	defer cancel()
+	ref := "hotplate-probe-" + rand.Text()
+	w, err := s.store.content().Writer(ctx, content.WithRef(ref))
+	if err != nil {
+		return fmt.Errorf("open an ingest for probing: %w", err)
+	}
+	defer w.Close()
+	return s.store.abort(ctx, ref)
 }
 
 func (s *session) proveContent(ctx context.Context, at *layout) error {

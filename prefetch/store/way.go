@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -71,18 +70,10 @@ func (s *Store) direct(ctx context.Context, d daemon) (*layout, error) {
 	if err := checkNamespace(); err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{at.staging, at.trees} {
-		if _, err := os.Stat(filepath.Dir(filepath.Dir(filepath.Dir(dir)))); err != nil {
-			return nil, closedf("containerd's directory cannot be seen from here: %v", err)
-		}
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, closedf("containerd's directory cannot be written from here: %v", err)
-		}
-	}
-	if err := mayLayOut(at.trees); err != nil {
+	if err := s.prove(ctx, at); err != nil {
 		return nil, err
 	}
-	return at, s.prove(ctx, at)
+	return at, nil
 }
 
 // daemon is what containerd says of itself.
