@@ -264,7 +264,8 @@ func (b *Blob) Remove() error {
 	return nil
 }
 
-// Close makes a last checkpoint and keeps the blob for the next run. After Close or Remove it does nothing.
+// Close makes a last checkpoint and keeps the blob for the next run, also if it returns an error; that costs no more than
+// what only a power loss would. After Close or Remove it does nothing.
 func (b *Blob) Close() error {
 	if !b.end() {
 		return nil

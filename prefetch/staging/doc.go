@@ -21,6 +21,9 @@
 //	<path>/sha256-<hex>/state   the last checkpoint: a bitmap of the chunks, and the hash's state up to an offset
 //	<path>/sha256-<hex>/*.tmp   one of the two before it gets its name
 //
+// Nothing is allocated ahead: Usage and the filesystem's free space tell what has been fetched, and a full disk is an error
+// of WriteChunk.
+//
 // State and header are one line with format and checksum, and JSON that repeats digest, size and chunk size.
 //
 // # What a crash leaves
