@@ -19,15 +19,15 @@
 // The first layer of an image has nothing below: containerd applies it to a bind mount, where a whiteout removes what the
 // same layer made before. Spec.Base does the same, and step 3 has nothing to do.
 //
-// One thing cannot be had later: a directory below with a default ACL hands it to every new file in it. Move says
-// [ErrNeedsLowers], with nothing moved, and the layer has to be laid out again with Spec.Lowers.
+// Two things cannot be made up for later: a directory below with a default ACL hands it to every new file in it; and an
+// unlisted directory that something else replaces, in the same layer, is gone. Then Move says [ErrNeedsLowers], with
+// nothing moved, and the layer has to be laid out again with Spec.Lowers. Both are rare.
 //
 // # What is refused
 //
 // What containerd refuses, with a [FormatError]: for example a hard link to a file that only a lower layer has, an unlisted
 // directory that a layer below has removed and one further below had, a whiteout for a file of the same layer. Beyond
-// that only zstd frames with a window above MaxWindow. On the other side, an unlisted directory that a later entry of
-// the same layer replaces is not looked up below, so what would be wrong there is not seen.
+// that only zstd frames with a window above MaxWindow.
 //
 // # Memory
 //

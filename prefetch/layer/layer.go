@@ -40,8 +40,9 @@ type Tree struct {
 	Size, Entries int64
 
 	base bool
-	// unlisted is how many directories have been made that lack what is below; some may be gone again.
+	// unlisted is how many directories have been made that lack what is below, replaced whether some may be gone again.
 	unlisted int64
+	replaced bool
 }
 
 // Apply reads r to its end and lays out the tree. It returns when all that it started has ended. Errors:
@@ -68,14 +69,22 @@ func Apply(ctx context.Context, spec Spec, r io.Reader) (_ *Tree, err error) {
 	defer stop()
 
 	a := &applier{spec: spec, src: src, fail: cancel}
-	if err := a.run(ctx); err != nil {
+	err = a.run(ctx)
+	if err == nil && src.failed() {
+		// Between two frames a zstd decoder takes an unexpected end for the end.
+		err = src.blame(io.ErrUnexpectedEOF)
+	}
+	if err != nil {
 		// What went wrong first is why the rest did.
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
 		return nil, fmt.Errorf("lay out layer: %w", err)
 	}
-	return &Tree{Dir: spec.Dir, Size: a.size, Entries: a.seen.entries, base: spec.Base, unlisted: a.seen.made}, nil
+	return &Tree{
+		Dir: spec.Dir, Size: a.size, Entries: a.seen.entries,
+		base: spec.Base, unlisted: a.seen.made, replaced: a.seen.replaced,
+	}, nil
 }
 
 // like makes a new value of the type that its argument points to: a zero logrus.Logger logs nothing but panics.

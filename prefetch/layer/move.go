@@ -31,6 +31,9 @@ func (t *Tree) Move(upper string, lowers []string) error {
 	if len(names) > 0 {
 		return fmt.Errorf("move layer into %s: it is not empty, it has %q", upper, names[0])
 	}
+	if t.replaced {
+		return fmt.Errorf("move layer: %w: it has something else in place of a directory that it had needed before", ErrNeedsLowers)
+	}
 	if t.unlisted > 0 {
 		i := inherit{root: t.Dir, lowers: lowers}
 		if err := i.walk("", below{}); err != nil {

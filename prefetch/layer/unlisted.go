@@ -36,9 +36,15 @@ type watcher struct {
 	last    tar.Header
 	entries int64
 	made    int64
-	// same is the parent, as it stands in the tar, of the previous entry, if that entry could not change what it means.
-	same string
+	// replaced is true if a directory that was made may be gone again. containerd would have looked it up below all the
+	// same, and refused the layer if that cannot be done.
+	replaced bool
+	// same is the parent of the previous entry, if that entry could not change what its name means.
+	same *resolved
 }
+
+// resolved is a directory as it stands in the tar, and where that is.
+type resolved struct{ dir, real string }
 
 // see implements archive.Filter. It makes and marks the directories that containerd's mkparent would make next, in the same
 // order. Where something is wrong it does nothing: containerd is about to find it too, and says it.
@@ -49,24 +55,31 @@ func (w *watcher) see(h *tar.Header) (bool, error) {
 		return true, nil
 	}
 	dir, base := filepath.Split(h.Name)
-	if dir == w.same && dir != "" && h.Typeflag == tar.TypeReg {
+	if w.same == nil || dir != w.same.dir {
+		w.same = nil
+		real, err := fs.RootPath(w.root, dir)
+		if err != nil {
+			return true, nil //nolint:nilerr // see above
+		}
+		if real != w.root {
+			if _, err := w.parent(real); err != nil {
+				return false, err
+			}
+		}
+		w.same = &resolved{dir: dir, real: real}
+	}
+	path := filepath.Join(w.same.real, filepath.Join("/", base))
+	if h.Typeflag != tar.TypeReg {
+		w.same = nil
+	}
+	if w.made == 0 {
 		return true, nil
 	}
-	w.same = ""
-	if h.Typeflag == tar.TypeReg {
-		w.same = dir
+	if h.Typeflag == tar.TypeDir {
+		return true, relabel(path)
 	}
-	real, err := fs.RootPath(w.root, dir)
-	if err != nil {
-		return true, nil //nolint:nilerr // see above
-	}
-	if real != w.root {
-		if _, err := w.parent(real); err != nil {
-			return false, err
-		}
-	}
-	if h.Typeflag == tar.TypeDir && w.made > 0 {
-		return true, relabel(filepath.Join(real, filepath.Join("/", base)))
+	if fi, err := os.Lstat(path); err == nil && fi.IsDir() {
+		w.replaced = true
 	}
 	return true, nil
 }
