@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"sync"
+	"net/http"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/hotplate-dev/hotplate/prefetch/fetch"
+	"github.com/hotplate-dev/hotplate/prefetch/staging"
 )
 
 // storeError is an error of the store, which another registry host would not mend.
@@ -18,247 +18,138 @@ type storeError struct{ error }
 
 func (e storeError) Unwrap() error { return e.error }
 
-// layer makes one layer complete in the store.
-func (r *run) layer(ctx context.Context, desc ocispec.Descriptor) error {
-	err := r.blob(ctx, desc)
-	if err == nil {
-		err = r.session.Link(ctx, r.ref, desc, nil)
-	}
-	r.progress.layer(desc.Digest, func(l *Layer) {
-		l.WaitingFor = ""
-		switch {
-		case err == nil:
-			l.Done = l.Size
-		case context.Cause(ctx) == nil:
-			l.Phase = Failed
-		}
-	})
-	return err
+// blob brings one layer's blob to where its bytes go.
+type blob struct {
+	*run
+	desc ocispec.Descriptor
+	// open begins anew. It returns ErrPresent if the blob is complete.
+	open func(ctx context.Context) (sink, error)
+	// staged keeps chunks on the disk until the blob is complete; nil if nothing does.
+	staged *staging.Blob
+	sink   sink
+	errs   []error // of the hosts that have failed
+	// mixed is set when the bytes came from more than one host, or from an earlier run's, whom nobody remembers.
+	mixed bool
 }
 
-// blob asks one host after the other. A host that breaks off is followed by the next from the byte that was reached. When
+// bring asks one host after the other. A host that breaks off is followed by the next from the byte that was reached. When
 // the digest is wrong in the end, everything is forgotten and asked for anew: from the same host, if there were bytes of
-// others among them, else from the next one.
-func (r *run) blob(ctx context.Context, desc ocispec.Descriptor) error {
-	w, err := r.open(ctx, desc)
-	if errors.Is(err, ErrPresent) {
-		return nil
-	}
-	if err != nil {
+// others among them, else from the next one. A daemon that goes away costs what its writer held.
+func (b *blob) bring(ctx context.Context) (err error) {
+	if b.sink, err = b.open(ctx); err != nil {
 		return err
 	}
 	defer func() {
-		if w != nil {
-			w.Close()
+		if b.sink != nil {
+			b.sink.Close()
 		}
 	}()
-	doing := fmt.Sprintf("fetch layer %s of %s", desc.Digest, r.ref)
-	var errs []error
-	mixed := w.Offset() > 0 // an earlier run's bytes, of a host that nobody remembers
-	for sources, i := r.repo.Sources(), 0; i < len(sources); {
-		src, patient := sources[i], fetch.Patient(sources, i)
-		r.progress.layer(desc.Digest, func(l *Layer) { l.Phase, l.Host, l.Done = Fetching, src.Name(), w.Offset() })
-		from := w.Offset()
-		err := r.pour(ctx, src, patient, desc, w)
+	b.mixed = b.here() > 0
+	for sources, i := b.repo.Sources(), 0; i < len(sources); {
+		next, err := b.ask(ctx, sources, i)
 		if err == nil {
-			if err = w.Commit(ctx); err == nil {
-				return nil
-			}
-			if !errors.Is(err, ErrDigest) {
-				return storeError{err}
-			}
+			return nil
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if se := (storeError{}); errors.As(err, &se) {
-			return err
-		}
-		errs = append(errs, src.Failed(doing, err))
-		if !errors.Is(err, ErrDigest) {
-			mixed = mixed || w.Offset() > from
-			i++
-			continue
-		}
-		w.Close()
-		if w, err = r.open(ctx, desc); err != nil {
-			if errors.Is(err, ErrPresent) {
-				return nil
+		if away := errors.Is(err, ErrAway); away || errors.Is(err, ErrDigest) {
+			if err := b.again(ctx, away); err != nil {
+				return err
 			}
+		} else if se := (storeError{}); errors.As(err, &se) {
 			return err
 		}
-		if !mixed {
-			i++
+		i = next
+	}
+	return errors.Join(b.errs...)
+}
+
+// ask brings the rest from sources[i] and returns which one to ask next, if it could not.
+func (b *blob) ask(ctx context.Context, sources []*fetch.Source, i int) (next int, err error) {
+	src, from := sources[i], b.here()
+	b.progress.layer(b.desc.Digest, func(l *Layer) { l.Phase, l.Host, l.Done = Fetching, src.Name(), from })
+	err = b.pour(ctx, src, fetch.Patient(sources, i))
+	if err == nil {
+		b.progress.layer(b.desc.Digest, func(l *Layer) { l.Phase = Unpacking })
+		if err = b.sink.Commit(ctx); err == nil {
+			return i, nil
 		}
-		mixed = false
+		if !errors.Is(err, ErrDigest) {
+			err = storeError{err}
+		}
 	}
-	return errors.Join(errs...)
+	se := storeError{}
+	if ctx.Err() != nil || errors.As(err, &se) {
+		return i, err
+	}
+	b.errs = append(b.errs, src.Failed(fmt.Sprintf("fetch layer %s of %s", b.desc.Digest, b.ref), err))
+	if !errors.Is(err, ErrDigest) {
+		b.mixed = b.mixed || b.here() > from
+		return i + 1, err
+	}
+	if !b.mixed {
+		i++
+	}
+	return i, err
 }
 
-// open opens the blob for writing.
-func (r *run) open(ctx context.Context, desc ocispec.Descriptor) (BlobWriter, error) {
-	w, err := r.session.Blob(ctx, desc, func() {
-		r.progress.layer(desc.Digest, func(l *Layer) { l.WaitingFor = "another pull that fetches the same layer" })
+// here is how many of the blob's bytes need not be fetched any more.
+func (b *blob) here() int64 {
+	if b.staged != nil {
+		return max(b.sink.Offset(), b.desc.Size-b.staged.Missing())
+	}
+	return b.sink.Offset()
+}
+
+// again begins anew with another sink. What is staged stays only if away, that is, if nothing is wrong with it.
+func (b *blob) again(ctx context.Context, away bool) (err error) {
+	b.sink.Close()
+	b.sink = nil
+	if !away {
+		b.mixed = false
+		if b.staged != nil {
+			if err := b.staged.Reset(); err != nil {
+				return storeError{err}
+			}
+		}
+	}
+	return b.steady(ctx, func() error {
+		b.sink, err = b.open(ctx)
+		return err
 	})
-	switch {
-	case errors.Is(err, ErrPresent):
-		return nil, err
-	case err != nil:
-		return nil, storeError{err}
-	case w.Offset() <= desc.Size:
-		return w, nil
-	}
-	if err := w.Reset(); err != nil {
-		w.Close()
-		return nil, storeError{err}
-	}
-	return w, nil
 }
 
-// pour brings everything from w.Offset() on from one host.
-func (r *run) pour(ctx context.Context, src *fetch.Source, patient bool, desc ocispec.Descriptor, w BlobWriter) error {
+// pour brings everything from the sink's offset on from one host.
+func (b *blob) pour(ctx context.Context, src *fetch.Source, patient bool) error {
 	onRetry := func(err error, wait time.Duration) {
-		r.progress.layer(desc.Digest, func(l *Layer) {
+		if status := (*fetch.StatusError)(nil); errors.As(err, &status) &&
+			(status.Code == http.StatusTooManyRequests || status.Code == http.StatusServiceUnavailable) {
+			b.pace.heldBack(wait)
+		}
+		b.progress.layer(b.desc.Digest, func(l *Layer) {
 			l.WaitingFor = fmt.Sprintf("next try in %s after: %v", wait.Round(time.Millisecond), err)
 		})
 	}
-	if desc.Size <= r.p.budget.chunk {
-		return r.chunks(ctx, src.Whole(patient, onRetry), desc, w)
+	if b.desc.Size <= b.chunk() {
+		return b.chunks(ctx, src.Whole(patient, onRetry))
 	}
 	if src.Ranges() {
-		err := r.chunks(ctx, src.Ranged(patient, onRetry), desc, w)
+		err := b.chunks(ctx, src.Ranged(patient, onRetry))
 		if !errors.Is(err, fetch.ErrRangeIgnored) {
 			return err
 		}
 		err = src.Failed("ask for a range", err) // from now on src.Ranges is false, for the other layers too
-		r.p.cfg.Log.Info("registry host does not honour ranges, fetching in one stream",
-			"host", src.Name(), "digest", desc.Digest, "cause", err)
+		b.p.cfg.Log.Info("registry host does not honour ranges, fetching in one stream",
+			"host", src.Name(), "digest", b.desc.Digest, "cause", err)
 	}
-	return r.stream(ctx, src.Whole(patient, onRetry), desc, w)
+	return b.stream(ctx, src.Whole(patient, onRetry))
 }
 
-// part is one chunk on its way. It has its place in memory from the beginning.
-type part struct {
-	chunk fetch.Chunk
-	buf   []byte
-	done  chan struct{} // closed when buf is full or err is set
-	err   error
-}
-
-func (p *part) fill(body io.ReadCloser, err error) {
-	defer close(p.done)
-	if err != nil {
-		p.err = err
-		return
+// chunk is the size of the blob's chunks.
+func (b *blob) chunk() int64 {
+	if b.staged != nil {
+		return b.staged.ChunkSize()
 	}
-	defer body.Close()
-	_, p.err = io.ReadFull(body, p.buf)
-}
-
-// chunks fetches several chunks at once and writes them in order.
-//
-// It cannot run dry of memory: one goroutine per blob asks for the places of its chunks in the blob's order, and a chunk
-// has its place before it is queued to be written. So whatever chunk is next to be written, it has its place and needs
-// only the network; when it is written, its place is free for anyone. A request slot is taken after the place and
-// given back without needing another place.
-func (r *run) chunks(ctx context.Context, f fetch.RangeFetcher, desc ocispec.Descriptor, w BlobWriter) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	queue := make(chan *part, r.p.cfg.MaxParallel)
-	start := w.Offset()
-	var fetchers sync.WaitGroup
-	fetchers.Go(func() {
-		defer close(queue)
-		r.dispatch(ctx, f, desc, start, queue, &fetchers)
-	})
-	var err error
-	for pt := range queue {
-		<-pt.done
-		if err == nil {
-			err = pt.err
-		}
-		if err == nil {
-			err = context.Cause(ctx)
-		}
-		if err == nil {
-			r.fetched(int64(len(pt.buf)))
-			err = r.write(desc, w, pt.buf)
-		}
-		if err != nil {
-			cancel(err)
-		}
-		r.p.budget.put(pt.buf)
-	}
-	fetchers.Wait()
-	if err == nil && w.Offset() < desc.Size {
-		err = context.Cause(ctx) // no place in memory came in time
-	}
-	return err
-}
-
-// dispatch queues the chunks in order and starts a fetcher for each.
-func (r *run) dispatch(ctx context.Context, f fetch.RangeFetcher, desc ocispec.Descriptor, start int64,
-	queue chan<- *part, fetchers *sync.WaitGroup) {
-	for off := start; off < desc.Size; {
-		n := min(r.p.budget.chunk, desc.Size-off)
-		buf, err := r.p.budget.get(ctx, n)
-		if err != nil {
-			return
-		}
-		pt := &part{chunk: fetch.Chunk{Blob: desc, Offset: off, Length: n}, buf: buf, done: make(chan struct{})}
-		select {
-		case queue <- pt:
-		case <-ctx.Done():
-			r.p.budget.put(buf)
-			return
-		}
-		if off == start {
-			// The head of the first answer shows whether the host honours ranges; until then one request is enough.
-			body, err := f.FetchRange(ctx, pt.chunk)
-			if err != nil {
-				pt.fill(nil, err)
-				return
-			}
-			fetchers.Go(func() { pt.fill(body, nil) })
-		} else {
-			fetchers.Go(func() { pt.fill(f.FetchRange(ctx, pt.chunk)) })
-		}
-		off += n
-	}
-}
-
-// stream fetches in one request. It holds one place in memory, taken before the request, to the end.
-func (r *run) stream(ctx context.Context, f fetch.RangeFetcher, desc ocispec.Descriptor, w BlobWriter) error {
-	buf, err := r.p.budget.get(ctx, r.p.budget.chunk)
-	if err != nil {
-		return err
-	}
-	defer r.p.budget.put(buf)
-	if w.Offset() == desc.Size {
-		return nil
-	}
-	body, err := f.FetchRange(ctx, fetch.Chunk{Blob: desc, Offset: w.Offset(), Length: desc.Size - w.Offset()})
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	for w.Offset() < desc.Size {
-		n := min(int64(len(buf)), desc.Size-w.Offset())
-		if _, err := io.ReadFull(body, buf[:n]); err != nil {
-			return err
-		}
-		r.fetched(n)
-		if err := r.write(desc, w, buf[:n]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (r *run) write(desc ocispec.Descriptor, w BlobWriter, p []byte) error {
-	if _, err := w.Write(p); err != nil {
-		return storeError{fmt.Errorf("write layer %s: %w", desc.Digest, err)}
-	}
-	r.progress.layer(desc.Digest, func(l *Layer) { l.Done, l.WaitingFor = w.Offset(), "" })
-	return nil
+	return b.p.budget.chunk
 }

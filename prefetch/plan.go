@@ -13,6 +13,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/hotplate-dev/hotplate/prefetch/layer"
 )
 
 // The bounds of what a registry may make us read.
@@ -29,7 +31,23 @@ type plan struct {
 	manifest ocispec.Descriptor
 	config   ocispec.Descriptor
 	layers   []ocispec.Descriptor // each digest once, in the manifest's order
+	stack    []stacked            // what the snapshots are made of, from below
+	extras   []ocispec.Descriptor // those of layers that are not in stack: content that no snapshot has
 	chainID  digest.Digest
+}
+
+// stacked is one layer in its place in an image. The same blob may have several.
+type stacked struct {
+	desc   ocispec.Descriptor
+	diffID digest.Digest
+	chain  digest.Digest // of this layer and all below
+	parent digest.Digest // chain of those below; empty for the first
+
+	// How it is laid out, which may have to be found out.
+	window   int64    // the largest zstd window
+	lowers   []string // the directories of the parents, once they are known
+	onLowers bool     // whether they are needed
+	lost     int      // how often its snapshot was lost before it was committed
 }
 
 // index is the digest of the index that the manifest was chosen from, or empty.
@@ -58,19 +76,41 @@ func (r *run) makePlan(ctx context.Context, target ocispec.Descriptor) (plan, er
 		return pl, err
 	}
 	pl.config = m.Config
-	seen := map[digest.Digest]bool{}
-	for _, l := range m.Layers {
-		if !seen[l.Digest] {
-			seen[l.Digest] = true
-			pl.layers = append(pl.layers, l)
-		}
-	}
 	diffIDs, err := r.readConfig(ctx, m)
 	if err != nil {
 		return pl, err
 	}
 	pl.chainID = identity.ChainID(diffIDs)
-	return pl, nil
+	return pl, pl.addLayers(m.Layers, diffIDs)
+}
+
+// addLayers puts each of the manifest's layers in its place; readConfig has seen that there are as many diff IDs.
+func (p *plan) addLayers(layers []ocispec.Descriptor, diffIDs []digest.Digest) error {
+	seen := map[digest.Digest]bool{}
+	chains := identity.ChainIDs(slices.Clone(diffIDs)) // it works in place
+	for _, l := range layers {
+		if !seen[l.Digest] {
+			p.layers = append(p.layers, l)
+		}
+		if !images.IsLayerType(l.MediaType) {
+			if !seen[l.Digest] {
+				p.extras = append(p.extras, l)
+			}
+			seen[l.Digest] = true
+			continue
+		}
+		seen[l.Digest] = true
+		i := len(p.stack)
+		place := stacked{desc: l, diffID: diffIDs[i], chain: chains[i], window: layer.CommonWindow}
+		if err := place.diffID.Validate(); err != nil {
+			return fmt.Errorf("config %s: diff ID %q: %w", p.config.Digest, place.diffID, err)
+		}
+		if i > 0 {
+			place.parent = chains[i-1]
+		}
+		p.stack = append(p.stack, place)
+	}
+	return nil
 }
 
 func (r *run) readIndex(ctx context.Context, desc ocispec.Descriptor) (ocispec.Descriptor, error) {
@@ -97,7 +137,11 @@ func (r *run) readManifest(ctx context.Context, desc ocispec.Descriptor) (ocispe
 	if err := checkManifest(m); err != nil {
 		return m, fmt.Errorf("manifest %s: %w", desc.Digest, err)
 	}
-	return m, r.session.Link(ctx, r.ref, desc, append([]ocispec.Descriptor{m.Config}, m.Layers...))
+	children := []ocispec.Descriptor{m.Config}
+	if r.keep {
+		children = append(children, m.Layers...)
+	}
+	return m, r.session.Link(ctx, r.ref, desc, children)
 }
 
 // readConfig returns the diff IDs.

@@ -176,15 +176,16 @@ func TestManifestsThatAreNoImages(t *testing.T) {
 	}
 }
 
-func TestChunksFitTwiceIntoMemory(t *testing.T) {
+func TestChunksUnderWayAndHalfAsManyFitIntoMemory(t *testing.T) {
 	for _, tc := range []struct {
 		chunk, memory int64
 		parallel      int
 		want          int64
 	}{
 		{8 << 20, 256 << 20, 8, 8 << 20},
-		{8 << 20, 64 << 20, 8, 4 << 20},
-		{8 << 20, 1 << 20, 64, 8 << 10},
+		{4 << 20, 192 << 20, 32, 4 << 20},
+		{8 << 20, 64 << 20, 8, 85 << 16},
+		{8 << 20, 1 << 20, 64, 10922},
 		{8 << 20, 8 << 10, 8, smallest},
 		{8 << 20, smallest, 64, smallest},
 		{100, 256 << 20, 8, smallest},

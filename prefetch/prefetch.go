@@ -8,19 +8,21 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/hotplate-dev/hotplate/prefetch/fetch"
 )
 
 // The defaults of Config.
 const (
-	DefaultMaxParallel = 8
+	DefaultMaxParallel = 32
 	DefaultMemory      = 256 << 20
-	DefaultChunkSize   = 8 << 20
+	DefaultChunkSize   = 4 << 20
 )
 
 // Config is what a Prefetcher needs.
@@ -32,7 +34,7 @@ type Config struct {
 	Store Store
 	// Log is required.
 	Log *slog.Logger
-	// MaxParallel is how many requests for parts of images are under way at once, over all images. Default: 8.
+	// MaxParallel is how many requests for parts of images are under way at once, over all images. Default: 32.
 	MaxParallel int
 	// MaxBandwidth is how many bytes a second are fetched at most, over all images; 0 means no limit.
 	MaxBandwidth int64
@@ -50,8 +52,8 @@ type Config struct {
 	// Staging is a directory for partial layers where the way is API; empty keeps none, and what containerd drops of a
 	// partial layer is fetched anew.
 	Staging string
-	// ChunkSize is how many bytes one request asks for. Default: 8 MiB, or less, so that MaxParallel chunks and
-	// as many that wait for their turn fit into Memory.
+	// ChunkSize is how many bytes one request asks for. Default: 4 MiB, or less, so that MaxParallel chunks and half as
+	// many that wait for their turn fit into Memory.
 	ChunkSize int64
 	// UserAgent is sent with every request. Default: hotplate/<version of this build>.
 	UserAgent string
@@ -90,8 +92,16 @@ const (
 type Prefetcher struct {
 	cfg    Config
 	fetch  *fetch.Client
-	budget *budget
-	keys   keyLocks // by Image.key
+	budget *budget             // of chunks
+	pipes  *semaphore.Weighted // of layers that are being laid out
+	keys   keyLocks            // by Image.key, chain and blob
+	dirs   stagingDirs
+	trees  treeSet
+	ratios ratios
+	room   room
+
+	pipeMemory int64           // how much pipes is, in bytes
+	byWay      [2]atomic.Int64 // bytes of layers that came by Direct and API
 }
 
 // New checks cfg and returns a Prefetcher.
@@ -103,21 +113,24 @@ func New(cfg Config) (*Prefetcher, error) {
 	cfg.Memory = cmp.Or(cfg.Memory, DefaultMemory)
 	cfg.ChunkSize = cmp.Or(cfg.ChunkSize, DefaultChunkSize)
 	cfg.UserAgent = cmp.Or(cfg.UserAgent, userAgent())
-	if cfg.MaxParallel < 1 || cfg.Memory < smallest || cfg.ChunkSize < 1 {
-		return nil, fmt.Errorf("prefetch: MaxParallel %d, Memory %d and ChunkSize %d must be at least 1, %d and 1",
-			cfg.MaxParallel, cfg.Memory, cfg.ChunkSize, smallest)
+	cfg.KeepLayers = cmp.Or(cfg.KeepLayers, KeepAuto)
+	cfg.Reserve = cmp.Or(cfg.Reserve, DefaultReserve)
+	if cfg.MaxParallel < 1 || cfg.Memory < smallest || cfg.ChunkSize < 1 || cfg.Reserve > 0.9 {
+		return nil, fmt.Errorf("prefetch: MaxParallel %d, Memory %d and ChunkSize %d must be at least 1, %d and 1, and Reserve %g "+
+			"at most 0.9", cfg.MaxParallel, cfg.Memory, cfg.ChunkSize, smallest, cfg.Reserve)
 	}
 	client, err := fetch.New(fetch.Config{
 		Hosts: cfg.Hosts, Log: cfg.Log, MaxParallel: cfg.MaxParallel, UserAgent: cfg.UserAgent,
-		StallTimeout: cfg.StallTimeout, Tries: cfg.Tries,
+		StallTimeout: cfg.StallTimeout, Tries: cfg.Tries, MaxBandwidth: cfg.MaxBandwidth,
 	})
 	if err != nil {
 		return nil, err
 	}
+	pipes := cfg.Memory / 4
+	chunks := cfg.Memory - pipes
 	return &Prefetcher{
-		cfg:    cfg,
-		fetch:  client,
-		budget: newBudget(cfg.Memory, chunkFor(cfg.ChunkSize, cfg.Memory, cfg.MaxParallel)),
+		cfg: cfg, fetch: client, pipes: semaphore.NewWeighted(pipes), pipeMemory: pipes,
+		budget: newBudget(chunks, chunkFor(cfg.ChunkSize, chunks, cfg.MaxParallel)),
 	}, nil
 }
 
@@ -258,7 +271,22 @@ func (p *Prefetcher) Watch(ctx context.Context, changed func()) error {
 }
 
 // Stats are counters since New, and gauges of the present.
-func (p *Prefetcher) Stats() Stats { return Stats{MemoryLimit: p.cfg.Memory} }
+func (p *Prefetcher) Stats() Stats {
+	return Stats{
+		Hosts:      p.fetch.Stats(),
+		BytesByWay: map[WayName]int64{Direct: p.byWay[0].Load(), API: p.byWay[1].Load()},
+		MemoryUsed: p.budget.used.Load(), MemoryLimit: p.budget.total, Waiting: int(p.budget.waiting.Load()),
+	}
+}
+
+// came counts bytes of layers.
+func (p *Prefetcher) came(way WayName, n int64) {
+	if way == Direct {
+		p.byWay[0].Add(n)
+	} else {
+		p.byWay[1].Add(n)
+	}
+}
 
 // Stats is what a Prefetcher has done and is doing. Byte counts are of bodies.
 type Stats struct {
@@ -274,16 +302,6 @@ type Stats struct {
 // Pins are the images that carry a pin of ours.
 func (p *Prefetcher) Pins(ctx context.Context) ([]Pin, error) {
 	return p.cfg.Store.Pins(ctx)
-}
-
-// Sweep removes what runs that died have left behind for images that are no longer wanted. Call it at the start and
-// when the wanted images change. Work under way in another process with the same store owner is not safe from it.
-func (p *Prefetcher) Sweep(ctx context.Context, wanted []Image) error {
-	keep := make(map[string]bool, len(wanted))
-	for _, img := range wanted {
-		keep[img.key()] = true
-	}
-	return p.cfg.Store.Sweep(ctx, func(key string) bool { return keep[key] })
 }
 
 // Hosts reads the registry hosts of a hosts directory (certs.d) as containerd does, at every call. creds gives user and

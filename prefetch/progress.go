@@ -28,6 +28,47 @@ type Progress struct {
 	mu   sync.Mutex
 	snap Snapshot
 	at   map[digest.Digest]int // index into snap.Layers
+	// rates are those of the layers, in the same order, and then that of all.
+	rates []rate
+}
+
+// A rate is measured over the last rateSamples intervals of rateEvery.
+const (
+	rateSamples = 8
+	rateEvery   = time.Second
+)
+
+// rate remembers how much was done when.
+type rate struct {
+	at   [rateSamples]time.Time
+	done [rateSamples]int64
+	n    int // samples ever taken
+}
+
+// note takes a sample if the last one is old enough.
+func (r *rate) note(now time.Time, done int64) {
+	if r.n > 0 && now.Sub(r.at[(r.n-1)%rateSamples]) < rateEvery {
+		return
+	}
+	r.at[r.n%rateSamples], r.done[r.n%rateSamples] = now, done
+	r.n++
+}
+
+// perSecond is the rate since the oldest sample, and how long what is left takes at that; 0 when it is not known.
+func (r *rate) perSecond(now time.Time, done, all int64) (n int64, left time.Duration) {
+	if r.n == 0 {
+		return 0, 0
+	}
+	oldest := max(0, r.n-rateSamples) % rateSamples
+	passed := now.Sub(r.at[oldest])
+	if passed < rateEvery/2 || done <= r.done[oldest] {
+		return 0, 0
+	}
+	n = int64(float64(done-r.done[oldest]) / passed.Seconds())
+	if n > 0 {
+		left = time.Duration(float64(all-done) / float64(n) * float64(time.Second)).Round(time.Second)
+	}
+	return n, left
 }
 
 // Snapshot is the state of one image at one moment.
@@ -89,11 +130,44 @@ func (p *Progress) Snapshot() Snapshot {
 	if s.Phase == "" {
 		s.Phase = Pending
 	}
-	for _, l := range s.Layers {
+	now := time.Now()
+	for i := range s.Layers {
+		l := &s.Layers[i]
 		s.BytesDone += l.Done
 		s.BytesTotal += l.Size
+		if l.Phase == Fetching && i < len(p.rates) {
+			l.Rate, l.Left = p.rates[i].perSecond(now, l.Done, l.Size)
+		}
+	}
+	if s.Phase == Fetching && len(p.rates) > 0 {
+		s.Rate, s.Left = p.rates[len(p.rates)-1].perSecond(now, s.BytesDone, s.BytesTotal)
 	}
 	return s
+}
+
+// came counts bytes of a layer that came over the network.
+func (p *Progress) came(d digest.Digest, n int64) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.snap.BytesFetched += n
+	i, ok := p.at[d]
+	if !ok {
+		return
+	}
+	l := &p.snap.Layers[i]
+	l.Done, l.WaitingFor = min(l.Done+n, l.Size), ""
+	now := time.Now()
+	p.rates[i].note(now, l.Done)
+	if all := &p.rates[len(p.rates)-1]; all.n == 0 || now.Sub(all.at[(all.n-1)%rateSamples]) >= rateEvery {
+		done := int64(0)
+		for _, l := range p.snap.Layers {
+			done += l.Done
+		}
+		all.note(now, done)
+	}
 }
 
 // update changes the state under the lock.
@@ -109,7 +183,7 @@ func (p *Progress) update(f func(*Snapshot)) {
 func (p *Progress) start(ref string) {
 	p.update(func(s *Snapshot) {
 		*s = Snapshot{Ref: ref, Phase: Resolving, Started: time.Now()}
-		p.at = nil
+		p.at, p.rates = nil, nil
 	})
 }
 
@@ -142,6 +216,7 @@ func (p *Progress) end(err error) {
 func (p *Progress) layers(layers []ocispec.Descriptor) {
 	p.update(func(s *Snapshot) {
 		p.at, s.Layers = make(map[digest.Digest]int, len(layers)), nil
+		p.rates = make([]rate, len(layers)+1)
 		for _, l := range layers {
 			if _, ok := p.at[l.Digest]; ok {
 				continue

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/hotplate-dev/hotplate/prefetch/fetch"
 )
@@ -34,9 +34,16 @@ type run struct {
 	repo     *fetch.Repository
 	session  Session // nil until open
 	progress *Progress
+	way      Way  // after chooseWay
+	keep     bool // layer blobs stay in the store
+	plan     plan // after makePlan
+	pace     pace
+	bound    Bound
+	advice   []string
 	note     string // for the Result; empty if nothing
 }
 
+// fetched counts bytes of metadata.
 func (r *run) fetched(n int64) {
 	r.progress.update(func(s *Snapshot) { s.BytesFetched += n })
 }
@@ -61,7 +68,7 @@ func (r *run) ensure(ctx context.Context) (Result, error) {
 		return r.result(names, st), err
 	}
 	if r.want.pin && st.PinSupported && !st.Pinned {
-		if err := r.p.cfg.Store.Pin(ctx, st.Config, 0); err != nil {
+		if err := r.p.cfg.Store.Pin(ctx, st.Config, r.size()); err != nil {
 			return r.result(names, st), err
 		}
 		if st, err = r.await(ctx, names, target.Digest, true); err != nil {
@@ -125,6 +132,9 @@ func (r *run) present(ctx context.Context, why error) (desc ocispec.Descriptor, 
 
 // bring fetches, unpacks and publishes, all of it under one session.
 func (r *run) bring(ctx context.Context, target ocispec.Descriptor, names []string) (st State, err error) {
+	if err := r.chooseWay(ctx); err != nil {
+		return st, err
+	}
 	r.session, err = r.p.cfg.Store.Open(ctx, r.key)
 	if err != nil {
 		return st, err
@@ -142,6 +152,7 @@ func (r *run) bring(ctx context.Context, target ocispec.Descriptor, names []stri
 	if err != nil {
 		return st, err
 	}
+	r.plan = pl
 	r.progress.update(func(s *Snapshot) { s.Digest = pl.manifest.Digest.String(); s.IndexDigest = pl.index() })
 	// With its snapshots there, an image needs no layer blobs: containerd may have been told to discard them.
 	if st, err = r.p.state(ctx, names, target.Digest, r.want); err != nil {
@@ -152,39 +163,94 @@ func (r *run) bring(ctx context.Context, target ocispec.Descriptor, names []stri
 			return st, err
 		}
 	}
-	// Snapshots that are there may be another image's: unpacking makes them this one's too.
-	r.progress.phase(Unpacking)
-	chain, err := r.session.Unpack(ctx, r.ref, target, r.want.platform)
+	if err := r.unpack(ctx, pl); err != nil {
+		return st, err
+	}
+	r.bound, r.advice = r.pace.verdict(time.Now(), pl.stack)
+	err = r.steady(ctx, func() error { return r.session.Publish(ctx, names, target) })
 	if err != nil {
 		return st, err
 	}
-	if chain != pl.chainID {
-		return st, fmt.Errorf("containerd unpacked %s, the config says %s: rebuild the image", chain, pl.chainID)
-	}
-	if err := r.session.Publish(ctx, names, target); err != nil {
-		return st, err
-	}
+	r.dropWants()
 	return r.p.state(ctx, names, target.Digest, r.want)
 }
 
-// layers makes all layers complete, several at once. The first failure ends the others; what they have stays.
+// chooseWay finds out how the layers get in.
+func (r *run) chooseWay(ctx context.Context) (err error) {
+	if r.way, err = r.p.cfg.Store.Way(ctx); err != nil {
+		return err
+	}
+	if r.p.cfg.Way == API && r.way.Name == Direct {
+		r.way = Way{Name: API, Reason: "the configuration says so", Discards: r.way.Discards}
+	}
+	// containerd's own unpack, which the API way uses, reads the blobs from the store.
+	r.keep = r.way.Name == API || r.p.cfg.KeepLayers == KeepAlways ||
+		r.p.cfg.KeepLayers == KeepAuto && !r.way.Discards
+	r.progress.update(func(s *Snapshot) { s.Way, s.WayReason = r.way.Name, r.way.Reason })
+	return nil
+}
+
+// stagingPath is the directory for partial blobs, or empty.
+func (r *run) stagingPath() string {
+	switch {
+	case r.way.Name == API:
+		return r.p.cfg.Staging
+	case r.keep:
+		return r.way.Staging
+	}
+	return ""
+}
+
+// layers brings what is missing of the layers, if there is room for it.
 func (r *run) layers(ctx context.Context, pl plan) error {
 	r.progress.layers(pl.layers)
-	for _, l := range pl.layers {
-		has, err := r.session.Has(ctx, l)
-		if err != nil {
-			return err
-		}
-		if has {
-			r.progress.layer(l.Digest, func(pl *Layer) { pl.Phase, pl.Done = Fetching, pl.Size })
+	if err := r.mayPin(ctx); err != nil {
+		return err
+	}
+	if err := r.noteWants(pl); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watcher sync.WaitGroup
+	defer watcher.Wait()
+	defer cancel(nil)
+	watcher.Go(func() { r.watchSpace(ctx, cancel) })
+	r.pace.began()
+	if r.way.Name != Direct {
+		return r.contents(ctx, pl)
+	}
+	session, ok := r.session.(DirectSession)
+	if !ok {
+		return fmt.Errorf("the store says that its way is %s, but its sessions do not know it", Direct)
+	}
+	return r.direct(ctx, session, pl)
+}
+
+// size is what the image takes on the disk, as far as it is known.
+func (r *run) size() (n int64) {
+	for _, l := range r.plan.stack {
+		n += r.p.ratios.unpacked(l.desc)
+		if r.keep {
+			n += l.desc.Size
 		}
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(r.p.cfg.MaxParallel)
-	for _, l := range pl.layers {
-		g.Go(func() error { return r.layer(ctx, l) })
+	return n
+}
+
+// unpack sees to it that the image has all its snapshots. Those that are there may be another image's: they become this
+// one's too.
+func (r *run) unpack(ctx context.Context, pl plan) error {
+	r.progress.phase(Unpacking)
+	if session, ok := r.session.(DirectSession); ok && r.way.Name == Direct {
+		return r.steady(ctx, func() error { return session.Unpacked(ctx, pl.config, pl.chainID) })
 	}
-	return g.Wait()
+	return r.steady(ctx, func() error {
+		chain, err := r.session.Unpack(ctx, r.ref, pl.target, r.want.platform)
+		if err == nil && chain != pl.chainID {
+			return fmt.Errorf("containerd unpacked %s, the config says %s: rebuild the image", chain, pl.chainID)
+		}
+		return err
+	})
 }
 
 // await waits until CRI shows the image under all names, and with pinned, until it says that it is pinned.
@@ -253,6 +319,10 @@ func missing(st State, names []string, pinned bool) string {
 
 func (r *run) result(names []string, st State) Result {
 	res := result(r.want, names, st)
+	if r.plan.stack != nil {
+		res.Way, res.WayReason, res.Kept, res.Size = r.way.Name, r.way.Reason, r.keep, r.size()
+		res.BoundBy, res.Advice = r.bound, r.advice
+	}
 	switch {
 	case res.Note == "":
 		res.Note = r.note
@@ -265,7 +335,7 @@ func (r *run) result(names []string, st State) Result {
 func result(w wanted, names []string, st State) Result {
 	res := Result{
 		Ref: w.ref.String(), Digest: st.Manifest.String(), IndexDigest: indexOf(st), ConfigDigest: st.Config.String(),
-		ChainID: st.ChainID.String(), Names: names, Pinned: st.Pinned, PinSupported: st.PinSupported,
+		ChainID: st.ChainID.String(), Names: names, Pinned: st.Pinned, PinSupported: st.PinSupported, Mountable: true,
 	}
 	if w.pin && !st.PinSupported {
 		res.Note = st.Runtime + " knows no pins: the kubelet may remove the image when the disk fills up"

@@ -1,0 +1,311 @@
+package prefetch
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hotplate-dev/hotplate/prefetch/layer"
+	"github.com/hotplate-dev/hotplate/prefetch/staging"
+)
+
+// direct is the work on the layers of one image in the direct way.
+type direct struct {
+	*run
+	session DirectSession
+	stack   []stacked
+	// committed are closed when the snapshot of a layer is there, by index into stack.
+	committed []chan struct{}
+	staged    *staging.Dir // nil if layers are not kept
+}
+
+// direct fetches, lays out and commits the layers: all at once, but for the commits, which go from below.
+func (r *run) direct(ctx context.Context, session DirectSession, pl plan) (err error) {
+	d := &direct{run: r, session: session, stack: pl.stack}
+	if r.keep {
+		if d.staged, err = r.p.stagingDir(r.way.Staging); err != nil {
+			return err
+		}
+	}
+	first, err := d.present(ctx)
+	if err != nil {
+		return err
+	}
+	giveBack, err := r.claim(ctx, d.stack[first:], pl.extras)
+	if err != nil {
+		return err
+	}
+	defer giveBack()
+	g, gctx := errgroup.WithContext(ctx)
+	for _, extra := range pl.extras {
+		g.Go(func() error { return r.content(gctx, extra) })
+	}
+	for i := first; i < len(d.stack); i++ {
+		// From below, so that those that others wait for are always under way.
+		place, err := d.place(gctx, &d.stack[i])
+		if err != nil {
+			break // a layer has failed, or the caller gave up
+		}
+		g.Go(func() error { return d.layer(gctx, i, place) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+// present returns the first layer whose snapshot is not there. Those below are not looked at again, and their blobs are not
+// missed, as with containerd's own pull (core/unpack/unpacker.go, 2.4.2).
+func (d *direct) present(ctx context.Context) (int, error) {
+	first := 0
+	for i := len(d.stack); i > 0 && first == 0; i-- {
+		has, err := d.session.HasSnapshot(ctx, d.stack[i-1].chain)
+		if err != nil {
+			return 0, err
+		}
+		if has {
+			first = i
+		}
+	}
+	for i := range d.stack {
+		c := make(chan struct{})
+		d.committed = append(d.committed, c)
+		if i < first {
+			close(c)
+			d.ended(ctx, &d.stack[i], nil)
+		}
+	}
+	return first, nil
+}
+
+// place waits for the memory that laying out l takes, and returns what gives it back. A layer that takes more than all
+// there is has it for itself.
+func (d *direct) place(ctx context.Context, l *stacked) (giveBack func(), err error) {
+	n := min(layer.Memory(l.desc.MediaType, l.window), d.p.pipeMemory)
+	if err := d.p.pipes.Acquire(ctx, n); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	return sync.OnceFunc(func() { d.p.pipes.Release(n) }), nil
+}
+
+// layer makes the snapshot of one layer. Its place is given back as soon as it is laid out. Of two images with the same
+// layers below, one waits for the other.
+func (d *direct) layer(ctx context.Context, i int, giveBack func()) (err error) {
+	l := &d.stack[i]
+	defer func() { giveBack(); d.ended(ctx, l, err) }()
+	unlock, err := d.p.keys.lock(ctx, "chain "+l.chain.String())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	has, err := d.session.HasSnapshot(ctx, l.chain)
+	if err != nil {
+		return err
+	}
+	for !has {
+		tree, err := d.tree(ctx, l)
+		if err == nil {
+			giveBack()
+			err = d.commit(ctx, i, tree)
+			d.discard(tree)
+		}
+		if err == nil {
+			break
+		}
+		if !l.adapt(err) {
+			return err
+		}
+		giveBack()
+		if giveBack, err = d.place(ctx, l); err != nil {
+			return err
+		}
+	}
+	close(d.committed[i])
+	return nil
+}
+
+// adapt tells whether to lay the layer out again after err, and how.
+func (l *stacked) adapt(err error) bool {
+	switch {
+	case errors.Is(err, layer.ErrWindow) && l.window < layer.MaxWindow:
+		l.window = layer.MaxWindow
+	case errors.Is(err, layer.ErrNeedsLowers) && !l.onLowers:
+		l.onLowers = true
+	case errors.Is(err, ErrAway) && l.lost < 3:
+		l.lost++ // its entries are in a snapshot that the daemon may no longer know
+	default:
+		return false
+	}
+	return true
+}
+
+// commit waits for the layer below and puts the tree on top of it. An error that is ErrAway means that it must be laid out
+// again.
+func (d *direct) commit(ctx context.Context, i int, tree *layer.Tree) error {
+	l := &d.stack[i]
+	if i > 0 {
+		d.waiting(l, "the layer below")
+		select {
+		case <-d.committed[i-1]:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	moved := false
+	return d.steady(ctx, func() error {
+		snapshot := LayerSnapshot{Chain: l.chain, Parent: l.parent, DiffID: l.diffID, Annotations: l.desc.Annotations}
+		err := d.session.AddSnapshot(ctx, snapshot, func(upper string, lowers []string) error {
+			moved, l.lowers = true, lowers
+			return tree.Move(upper, lowers)
+		})
+		if moved {
+			return backoff.Permanent(err)
+		}
+		return err
+	})
+}
+
+// ended shows what became of a layer.
+func (d *direct) ended(ctx context.Context, l *stacked, err error) {
+	d.progress.layer(l.desc.Digest, func(pl *Layer) {
+		pl.WaitingFor = ""
+		switch {
+		case err == nil:
+			pl.Done, pl.Unpacked, pl.Phase = pl.Size, pl.Size, Ready
+		case context.Cause(ctx) == nil:
+			pl.Phase = Failed
+		}
+	})
+}
+
+func (d *direct) waiting(l *stacked, what string) {
+	d.progress.layer(l.desc.Digest, func(pl *Layer) { pl.WaitingFor = what })
+}
+
+// tree lays a layer out, verified, and sees to it that its blob is in the store if layers are kept.
+func (d *direct) tree(ctx context.Context, l *stacked) (*layer.Tree, error) {
+	unlock, err := d.p.keys.lock(ctx, "blob "+l.desc.Digest.String())
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	hold, err := d.hold(ctx, l)
+	if errors.Is(err, ErrPresent) {
+		return d.reuse(ctx, l)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer hold.Release()
+	if d.staged == nil {
+		return d.fetch(ctx, l, nil)
+	}
+	staged, err := d.staged.Blob(ctx, l.desc, d.p.budget.chunk, func() { d.waiting(l, "another process that fetches it") })
+	if err != nil {
+		return nil, err
+	}
+	defer staged.Close()
+	tree, err := d.fetch(ctx, l, staged)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.adopt(ctx, l, hold, staged); err != nil {
+		d.discard(tree)
+		return nil, err
+	}
+	return tree, nil
+}
+
+// fetch brings the blob and lays it out.
+func (d *direct) fetch(ctx context.Context, l *stacked, staged *staging.Blob) (*layer.Tree, error) {
+	var last *layout
+	b := &blob{run: d.run, desc: l.desc, staged: staged, open: func(ctx context.Context) (sink, error) {
+		last = d.newLayout(ctx, l, staged)
+		return last, nil
+	}}
+	if err := b.bring(ctx); err != nil {
+		return nil, err
+	}
+	return last.tree, nil
+}
+
+// hold keeps others from fetching the blob.
+func (d *direct) hold(ctx context.Context, l *stacked) (hold Hold, err error) {
+	err = d.steady(ctx, func() error {
+		hold, err = d.session.Hold(ctx, l.desc, func() { d.waiting(l, "another pull that fetches the same layer") })
+		return err
+	})
+	return hold, err
+}
+
+// adopt puts the staged blob, which is verified and durable, into the store. A daemon that was away has forgotten the hold.
+func (d *direct) adopt(ctx context.Context, l *stacked, hold Hold, staged *staging.Blob) error {
+	err := d.steady(ctx, func() (err error) {
+		if hold == nil {
+			hold, err = d.session.Hold(ctx, l.desc, nil)
+		}
+		if err == nil {
+			err = hold.Adopt(ctx, staged.Path(), l.diffID)
+			hold = nil
+		}
+		if err == nil || errors.Is(err, ErrPresent) {
+			err = d.session.Link(ctx, d.ref, l.desc, nil)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return staged.Remove()
+}
+
+// reuse lays out a blob that is in the store. Its digest was verified when it came there, its diff ID is now.
+func (d *direct) reuse(ctx context.Context, l *stacked) (*layer.Tree, error) {
+	d.progress.layer(l.desc.Digest, func(pl *Layer) { pl.Done, pl.Phase, pl.WaitingFor = pl.Size, Unpacking, "" })
+	body, err := d.session.OpenBlob(ctx, l.desc)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	return d.apply(ctx, l, body, l.diffID)
+}
+
+// apply lays out the bytes of a layer's blob in a new directory.
+func (d *direct) apply(ctx context.Context, l *stacked, blob io.Reader, diffID digest.Digest) (*layer.Tree, error) {
+	dir := filepath.Join(d.way.Trees, l.chain.Encoded()[:16]+"-"+rand.Text())
+	d.p.trees.add(dir)
+	start := time.Now()
+	timed := &timedReader{r: blob, told: func(n int64) {
+		d.progress.layer(l.desc.Digest, func(pl *Layer) { pl.Unpacked = min(pl.Unpacked+n, pl.Size) })
+	}}
+	d.progress.layer(l.desc.Digest, func(pl *Layer) { pl.Unpacked = 0 })
+	spec := layer.Spec{MediaType: l.desc.MediaType, DiffID: diffID, Base: l.parent == "", Dir: dir, Window: l.window}
+	if l.onLowers {
+		spec.Lowers = l.lowers
+	}
+	tree, err := layer.Apply(ctx, spec, timed)
+	if err != nil {
+		d.p.trees.remove(dir)
+		return nil, fmt.Errorf("unpack layer %s: %w", l.desc.Digest, err)
+	}
+	d.pace.unpacked(l.desc, tree.Size, time.Since(start)-timed.waited, timed.waited)
+	d.p.ratios.learn(l.desc, tree.Size)
+	return tree, nil
+}
+
+// discard removes what is left of a tree.
+func (d *direct) discard(tree *layer.Tree) {
+	if err := layer.Remove(tree.Dir); err != nil {
+		d.p.cfg.Log.Warn("a layer's directory stays until the next sweep", "path", tree.Dir, "error", err)
+	}
+	d.p.trees.remove(tree.Dir)
+}

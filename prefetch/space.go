@@ -1,0 +1,237 @@
+package prefetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/images"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// ErrNoSpace is returned by Ensure for an image that does not fit on the disk, or no longer does.
+var ErrNoSpace = errors.New("not enough room on the disk")
+
+// DefaultReserve is the share of a filesystem at which the kubelet begins to evict (imagefs.available<15%).
+const DefaultReserve = 0.15
+
+// assumedRatio is how much larger than its blob a compressed layer is taken to be before any has been measured. A wrong
+// guess is found out while it is laid out: then the work ends before the reserve is touched.
+const assumedRatio = 2.2
+
+// ratios learns how much larger layers are than their blobs, by how they are compressed.
+type ratios struct {
+	mu    sync.Mutex
+	blobs map[string]int64 // bytes of blobs seen, by compression; guarded by mu
+	trees map[string]int64 // bytes that came out of them; guarded by mu
+}
+
+func (r *ratios) learn(desc ocispec.Descriptor, size int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.blobs == nil {
+		r.blobs, r.trees = make(map[string]int64), make(map[string]int64)
+	}
+	kind := compression(desc)
+	r.blobs[kind] += desc.Size
+	r.trees[kind] += size
+}
+
+// unpacked guesses how large the layer is when it is laid out, in bytes.
+func (r *ratios) unpacked(desc ocispec.Descriptor) int64 {
+	kind := compression(desc)
+	if kind == "" {
+		return desc.Size
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ratio := assumedRatio
+	if r.blobs[kind] > 0 {
+		ratio = float64(r.trees[kind]) / float64(r.blobs[kind])
+	}
+	return int64(ratio * float64(desc.Size))
+}
+
+// compression is how a layer is compressed, or empty if it is not.
+func compression(desc ocispec.Descriptor) string {
+	kind, err := images.DiffCompression(context.Background(), desc.MediaType)
+	if err != nil || kind == "unknown" { // Docker's media types do not say; gzip is what they mean
+		return "gzip"
+	}
+	return kind
+}
+
+// room keeps several images from counting on the same free bytes.
+type room struct {
+	mu      sync.Mutex
+	claimed map[uint64]int64 // by device; guarded by mu
+}
+
+// need is what an image takes on one filesystem.
+type need struct {
+	volume Volume
+	bytes  int64
+	what   string
+}
+
+// needs tells what the layers from stack on take, by filesystem, beside what of them is staged already. In the API way the
+// blobs are there twice for a while if they are staged; the second copy goes blob by blob and is left out.
+func (r *run) needs(space Space, stack []stacked, others []ocispec.Descriptor) []need {
+	var blobs, trees int64
+	for _, l := range stack {
+		trees += r.p.ratios.unpacked(l.desc)
+		if r.keep {
+			blobs += l.desc.Size
+		}
+	}
+	for _, o := range others {
+		blobs += o.Size
+	}
+	if path := r.stagingPath(); path != "" {
+		if dir, err := r.p.stagingDir(path); err == nil {
+			if staged, err := dir.Usage(); err == nil {
+				blobs = max(0, blobs-staged)
+			}
+		}
+	}
+	content := need{space.Content, blobs, gigabytes(blobs) + " of compressed layers"}
+	snapshots := need{space.Snapshots, trees, "about " + gigabytes(trees) + " of unpacked ones"}
+	if space.Content.Device == space.Snapshots.Device {
+		snapshots.bytes += blobs
+		if blobs > 0 {
+			snapshots.what = content.what + " and " + snapshots.what
+		}
+		return []need{snapshots}
+	}
+	return []need{content, snapshots}
+}
+
+// claim refuses what does not fit, and otherwise keeps its place until it is given back.
+func (r *run) claim(ctx context.Context, stack []stacked, others []ocispec.Descriptor) (giveBack func(), err error) {
+	space, err := r.p.cfg.Store.Space(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("look how much room there is: %w", err)
+	}
+	needs := r.needs(space, stack, others)
+	room := &r.p.room
+	room.mu.Lock()
+	defer room.mu.Unlock()
+	for _, n := range needs {
+		if err := r.p.fits(n, room.claimed[n.volume.Device]); err != nil {
+			return nil, err
+		}
+	}
+	if room.claimed == nil {
+		room.claimed = make(map[uint64]int64)
+	}
+	for _, n := range needs {
+		room.claimed[n.volume.Device] += n.bytes
+	}
+	return func() {
+		room.mu.Lock()
+		defer room.mu.Unlock()
+		for _, n := range needs {
+			room.claimed[n.volume.Device] -= n.bytes
+		}
+	}, nil
+}
+
+// ErrPinned is returned by Ensure for an image that is not to be pinned beside the others.
+var ErrPinned = errors.New("too many bytes are pinned")
+
+// mayPin tells whether the image may be pinned beside those that are: pinned bytes are not the kubelet's to free.
+func (r *run) mayPin(ctx context.Context) error {
+	if !r.want.pin || r.p.cfg.MaxPinned == 0 {
+		return nil
+	}
+	pins, err := r.p.cfg.Store.Pins(ctx)
+	if err != nil {
+		return err
+	}
+	others := int64(0)
+	for _, pin := range pins {
+		if pin.ImageID != r.plan.config.Digest {
+			others += pin.Size
+		}
+	}
+	if others+r.size() > r.p.cfg.MaxPinned {
+		return fmt.Errorf("%w: it takes about %s, pinned images take %s, and maxPinned is %s: take an image out of the "+
+			"configuration, do not pin this one, or raise maxPinned",
+			ErrPinned, gigabytes(r.size()), gigabytes(others), gigabytes(r.p.cfg.MaxPinned))
+	}
+	return nil
+}
+
+// fits tells whether there is room for n beside what others have claimed. What is not known is taken to fit.
+func (p *Prefetcher) fits(n need, claimed int64) error {
+	v := n.volume
+	if v.Path == "" || n.bytes == 0 {
+		return nil
+	}
+	if keep := p.reserve(v.Size); v.Free-claimed-n.bytes < keep {
+		others := ""
+		if claimed > 0 {
+			others = ", other images under way take " + gigabytes(claimed) + " of that"
+		}
+		return fmt.Errorf("%w: the image needs %s (%s); %s has %s free of %s%s, and %s are to stay free: remove "+
+			"something, or set a smaller reserve", ErrNoSpace, gigabytes(n.bytes), n.what, v.Path, gigabytes(v.Free),
+			gigabytes(v.Size), others, gigabytes(keep))
+	}
+	return p.inodes(v)
+}
+
+func (p *Prefetcher) inodes(v Volume) error {
+	if keep := p.reserve(v.Inodes); v.FreeInodes < keep {
+		return fmt.Errorf("%w: %s has %d inodes free of %d, and %d are to stay free: remove something with many files",
+			ErrNoSpace, v.Path, v.FreeInodes, v.Inodes, keep)
+	}
+	return nil
+}
+
+// reserve is how much of all is to stay free.
+func (p *Prefetcher) reserve(all int64) int64 { return int64(max(p.cfg.Reserve, 0) * float64(all)) }
+
+// lookEvery is how often free space is looked at while an image comes.
+const lookEvery = time.Second
+
+// watchSpace ends the work when the free space comes down to the reserve, whoever took it. It returns when ctx ends.
+func (r *run) watchSpace(ctx context.Context, end func(error)) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		space, err := r.p.cfg.Store.Space(ctx)
+		if err != nil {
+			continue // whoever needs the store next says so
+		}
+		for _, v := range []Volume{space.Content, space.Snapshots} {
+			err := r.p.inodes(v)
+			if keep := r.p.reserve(v.Size); v.Free < keep {
+				err = fmt.Errorf("%w: while the image came, the free space at %s went down to %s of %s, and %s are to stay "+
+					"free: remove something, or set a smaller reserve; what has come is kept", ErrNoSpace, v.Path,
+					gigabytes(v.Free), gigabytes(v.Size), gigabytes(keep))
+			}
+			if v.Path != "" && err != nil {
+				end(err)
+				return
+			}
+		}
+	}
+}
+
+// gigabytes writes a size for people.
+func gigabytes(n int64) string {
+	switch {
+	case n >= 1e9:
+		return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+	case n >= 1e6:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%d bytes", n)
+}
