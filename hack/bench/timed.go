@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hotplate-dev/hotplate/hack/bench/proc"
+	"github.com/hotplate-dev/hotplate/hack/bench/report"
+)
+
+// nodeDir is where every daemon has its files, one after the other.
+func (b *bench) nodeDir() string { return filepath.Join(b.dir, "node") }
+
+// coldNode starts a daemon for the contestant on an empty directory and an empty page cache, but for the image's blobs in
+// the registry.
+func (b *bench) coldNode(ctx context.Context, img stored, l link, config string) (*node, error) {
+	if err := os.RemoveAll(b.nodeDir()); err != nil {
+		return nil, fmt.Errorf("remove the last daemon: %w", err)
+	}
+	b.report.Machine.CachesDropped = settle()
+	if err := img.warm(ctx); err != nil {
+		return nil, err
+	}
+	n, err := startNode(ctx, b.nodeDir(), config, l.Host(), b.library.registry.Host())
+	if err != nil {
+		return nil, err
+	}
+	b.report.Machine.Containerd = n.daemon.Version()
+	if err := n.checkCold(ctx); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+// timed is one pull of a round. A pull that fails is a result; an error is one of the benchmark itself.
+func (b *bench) timed(ctx context.Context, img stored, l link, linkName string, c contestant, round int) (report.Run, error) {
+	run := report.Run{Image: img.spec.name, Link: linkName, Contestant: c.name, Round: round}
+	n, err := b.coldNode(ctx, img, l, c.config)
+	if err != nil {
+		return run, err
+	}
+	ended := false
+	defer func() {
+		if !ended {
+			_ = n.Close() // another error is on its way
+		}
+	}()
+	if err := l.Begin(uint64(round)); err != nil {
+		return run, err
+	}
+	if err := b.count(ctx, n, img, c, &run); err != nil {
+		return run, err
+	}
+	if run.ContentBytes, err = n.contentBytes(); err != nil {
+		return run, fmt.Errorf("measure the content store: %w", err)
+	}
+	// Only when the daemon has gone are its connections closed.
+	ended = true
+	if err := n.Close(); err != nil {
+		return run, err
+	}
+	run.Fetched, run.Requests, err = l.Used(ctx)
+	return run, err
+}
+
+// count gives the order and fills in what it took.
+func (b *bench) count(ctx context.Context, n *node, img stored, c contestant, run *report.Run) error {
+	pid := n.daemon.PID()
+	unix.Sync()
+	if err := proc.ResetPeak(pid); err != nil {
+		return err
+	}
+	before, err := b.proc.Process(pid)
+	if err != nil {
+		return err
+	}
+	diskBefore, err := b.proc.DiskWritten(b.device)
+	if err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, b.limit)
+	defer cancel()
+	ref := modelHost + "/" + repository + ":" + img.spec.tag()
+	start := time.Now()
+	used, attempts, orderErr := n.order(limited, c, b.hotplate, ref)
+	run.Seconds, run.Attempts, run.Hotplate = time.Since(start).Seconds(), attempts, process(used)
+	after, err := b.proc.Process(pid)
+	if err := errors.Join(err, ctx.Err()); err != nil {
+		return err
+	}
+	run.Containerd = process(after.Sub(before))
+	if orderErr == nil {
+		orderErr = n.checkReady(limited, ref, img.digest)
+	}
+	if run.Failure = failure(limited, b.limit, orderErr); run.Failure != "" {
+		run.Seconds = b.limit.Seconds() // it was not Ready then either
+	}
+	unix.Sync()
+	diskAfter, err := b.proc.DiskWritten(b.device)
+	run.DiskWritten = diskAfter - diskBefore
+	return err
+}
