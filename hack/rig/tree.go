@@ -63,7 +63,7 @@ func Tree(dir string) (map[string]Entry, error) {
 			return &fs.PathError{Op: "lstat", Path: path, Err: err}
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-			i := inode{uint64(st.Dev), st.Ino}
+			i := inode{st.Dev, st.Ino}
 			links[i] = append(links[i], name)
 		}
 		tree[name], err = newEntry(path, &st)
@@ -105,7 +105,7 @@ func newEntry(path string, st *unix.Stat_t) (Entry, error) {
 		e.Size = st.Size
 		e.Link, err = os.Readlink(path)
 	case "char", "block":
-		e.Rdev = uint64(st.Rdev)
+		e.Rdev = st.Rdev
 	}
 	return e, err
 }

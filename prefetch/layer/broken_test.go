@@ -83,10 +83,11 @@ func TestHowBlobsAreRead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			_, err := compare(t, []blob{test.blob})
 			var format *layer.FormatError
+			isFormat := errors.As(err, &format)
 			switch {
-			case test.want == broken && !errors.As(err, &format):
-				t.Errorf("not a FormatError: %v", err)
-			case test.want != broken && !errors.Is(err, test.want):
+			case isFormat != errors.Is(test.want, broken):
+				t.Errorf("is it a FormatError? %t: %v", isFormat, err)
+			case !isFormat && !errors.Is(err, test.want):
 				t.Errorf("error %v, want %v", err, test.want)
 			case err != nil && !strings.Contains(err.Error(), "rebuild the image"):
 				t.Errorf("the error does not say what to do: %v", err)

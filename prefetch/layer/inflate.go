@@ -84,7 +84,7 @@ func open(src *source, spec Spec) (*stream, error) {
 	}
 	buf := bufio.NewReaderSize(src, readAhead)
 	head, err := buf.Peek(10)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, src.blame(err)
 	}
 	switch compression.DetectCompression(head) {

@@ -172,7 +172,7 @@ func (a *applier) pump(ctx context.Context, in io.Reader, t *tee.Tee) error {
 				return err
 			}
 		}
-		if err == io.EOF {
+		if err == io.EOF { //nolint:errorlint // one that is wrapped is the reader's, and not the end
 			return nil
 		}
 		if err != nil {

@@ -90,7 +90,7 @@ func readNames(dir string) ([]string, error) {
 	}
 	defer f.Close()
 	names, err := f.Readdirnames(batch)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return nil, nil
 	}
 	return names, err

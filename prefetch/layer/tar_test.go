@@ -41,14 +41,11 @@ func node(name string, kind byte, major, minor int64) entry {
 	return entry{Header: tar.Header{Typeflag: kind, Name: name, Mode: 0o620, Devmajor: major, Devminor: minor}}
 }
 
-func (e entry) mode(m int64) entry      { e.Mode = m; return e }
-func (e entry) owner(u, g int) entry    { e.Uid, e.Gid = u, g; return e }
-func (e entry) time(t time.Time) entry  { e.ModTime = t; return e }
-func (e entry) pax(k, v string) entry   { return e.record(k, v) }
-func (e entry) xattr(k, v string) entry { return e.record("SCHILY.xattr."+k, v) }
-
-func (e entry) record(k, v string) entry {
-	records := map[string]string{k: v}
+func (e entry) mode(m int64) entry     { e.Mode = m; return e }
+func (e entry) owner(u, g int) entry   { e.Uid, e.Gid = u, g; return e }
+func (e entry) time(t time.Time) entry { e.ModTime = t; return e }
+func (e entry) xattr(k, v string) entry {
+	records := map[string]string{"SCHILY.xattr." + k: v}
 	for k, v := range e.PAXRecords {
 		records[k] = v
 	}

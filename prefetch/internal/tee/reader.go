@@ -39,7 +39,7 @@ func (r *Reader) WriteTo(w io.Writer) (int64, error) {
 	var total int64
 	for {
 		data, err := r.begin()
-		if err == io.EOF {
+		if err == io.EOF { //nolint:errorlint // one that is wrapped is what Close was called with
 			return total, nil
 		}
 		if err != nil {

@@ -217,7 +217,7 @@ func TestWriteAfterTheEnd(t *testing.T) {
 	if err := tt.Write(t.Context(), []byte("x"), released.next()); !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("after Close(nil): %v", err)
 	}
-	if n, err := tt.Reader(0).Read(make([]byte, 1)); n != 0 || err != io.EOF {
+	if n, err := tt.Reader(0).Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 		t.Errorf("Read after Close(nil): %d, %v", n, err)
 	}
 	tt = tee.New(1, 1)
