@@ -7,13 +7,16 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hotplate-dev/hotplate/agent/config"
+	"github.com/hotplate-dev/hotplate/agent/images"
 	"github.com/hotplate-dev/hotplate/agent/report"
 	"github.com/hotplate-dev/hotplate/hostconfig"
 	"github.com/hotplate-dev/hotplate/hostconfig/apply"
@@ -74,8 +77,9 @@ type Config struct {
 	Host       Host
 	Daemon     Daemon
 	Prober     Prober
-	// NewPuller makes the Puller for the limits and logins of a config.
-	NewPuller func(config.Prefetch, Logins) (Puller, error)
+	// NewPuller makes the Puller for the limits of a config. It is called again when they have changed. The Logins are
+	// always those of the config in force.
+	NewPuller func(config.Prefetch, Logins) (images.Puller, error)
 	// WatchHosts calls changed whenever something in the hosts directory changed, until ctx ends or it cannot.
 	WatchHosts func(ctx context.Context, changed func()) error
 	Log        *slog.Logger
@@ -103,8 +107,13 @@ func (c Config) check() error {
 type Agent struct {
 	cfg    Config
 	view   *view
-	images *images
+	images *images.Worker
 	hosts  *reconciler
+	logins atomic.Pointer[Logins] // of the config in force; nil before the first
+
+	// puller is for limits. Both belong to the goroutine that calls enforce.
+	puller images.Puller
+	limits config.Prefetch
 }
 
 // New checks cfg and reads what an earlier run left in the state directory.
@@ -125,20 +134,20 @@ func New(cfg Config) (*Agent, error) {
 		AgentProxy:   report.Proxy(daemon.ProxyFrom(os.Getenv)),
 	}, cfg.Log)
 	var mu sync.Mutex // what was concluded last is said last
-	a.images = newImages(cfg.Log, func() {
+	a.images = images.New(cfg.Log, func() {
 		mu.Lock()
 		defer mu.Unlock()
-		status, reason, message := a.images.condition()
+		status, reason, message := a.images.Condition()
 		a.view.set(report.ImagesReady, status, reason, message)
 	})
-	a.hosts = newReconciler(cfg, a.view, proven, a.images.retryNow, a.images.setWaits)
+	a.hosts = newReconciler(cfg, a.view, proven, a.images.RetryNow, a.images.SetWaits)
 	return a, nil
 }
 
 // Report is the state of the node now.
 func (a *Agent) Report() report.NodeReport {
 	r := a.view.Report()
-	r.Images = a.images.report()
+	r.Images, r.Unwanted = a.images.Report(), a.images.Unwanted()
 	return r
 }
 
@@ -158,7 +167,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error {
-		a.images.run(ctx)
+		a.images.Run(ctx)
 		return nil
 	})
 	return g.Wait()
@@ -181,7 +190,7 @@ func (a *Agent) Once(ctx context.Context) (report.NodeReport, error) {
 	}
 	a.hosts.pass(ctx)
 	a.hosts.sawMirrors(ctx, checkMirrors(ctx, endpoints(regs)))
-	a.images.once(ctx)
+	a.images.Once(ctx)
 	return a.Report(), nil
 }
 
@@ -285,16 +294,36 @@ func (a *Agent) reject(err error) {
 
 // enforce makes s what the reconciler and the image worker work towards.
 func (a *Agent) enforce(s config.Snapshot, regs []hostconfig.Registry) error {
-	puller, err := a.cfg.NewPuller(s.Config.Prefetch, logins(s))
-	if err != nil {
-		return fmt.Errorf("prepare prefetch: %w", err)
+	if err := a.setLimits(s.Config.Prefetch); err != nil {
+		return err
 	}
+	known := loginsOf(s)
+	wanted := images.Wanted{Puller: a.puller, Images: s.Config.Images, AtOnce: s.Config.Prefetch.MaxImages,
+		WhenUnwanted: s.Config.Prefetch.WhenUnwanted, Sources: sources(regs, known)}
 	a.cfg.Log.Info("config in force", "configHash", s.Hash, "registries", len(regs), "images", len(s.Config.Images))
 	a.hosts.want(s, regs, func() {
-		a.images.setWanted(puller, s.Config.Images)
+		a.logins.Store(new(known.find()))
+		a.images.SetWanted(wanted)
 		// Now, and not before: Ready must not be read together with a hash that it is not about.
 		a.view.update(func(r *report.NodeReport) { r.Config.Hash = s.Hash })
 	})
+	return nil
+}
+
+// setLimits makes a Puller when the limits are others than before. One that stays keeps its counters and what it knows
+// of hosts.
+func (a *Agent) setLimits(limits config.Prefetch) error {
+	limits.MaxImages, limits.WhenUnwanted = 0, "" // these are not the Puller's
+	if a.puller != nil && reflect.DeepEqual(limits, a.limits) {
+		return nil
+	}
+	puller, err := a.cfg.NewPuller(limits, func(registry, host string) (string, string, error) {
+		return (*a.logins.Load())(registry, host) // nothing is pulled before the first config is in force
+	})
+	if err != nil {
+		return fmt.Errorf("prepare prefetch: %w", err)
+	}
+	a.puller, a.limits = puller, limits
 	return nil
 }
 

@@ -5,10 +5,14 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hotplate-dev/hotplate/agent/agenttest"
+	"github.com/hotplate-dev/hotplate/agent/images"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -72,7 +76,7 @@ func TestANodeBecomesReady(t *testing.T) {
 		if diff := cmp.Diff(want, r.Registries); diff != "" {
 			t.Errorf("registries (-want +got):\n%s", diff)
 		}
-		if got := len(n.log.lines("node is Ready")); got != 1 {
+		if got := len(n.log.Lines("node is Ready")); got != 1 {
 			t.Errorf("told %d times that the node is Ready", got)
 		}
 		opts := apply.Options{Adopt: map[string]bool{"harbor.example.com": false, "quay.io": true}, Skip: map[string]bool{}}
@@ -89,9 +93,9 @@ func TestAQuietNodeLogsNothing(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
 		n.source.write(doc)
 		after(time.Minute)
-		n.log.reset()
+		n.log.Reset()
 		after(time.Hour)
-		if got := n.log.lines(); len(got) != 0 {
+		if got := n.log.Lines(); len(got) != 0 {
 			t.Errorf("nothing happened, and the log has %q", got)
 		}
 		before := n.hosts.stats.snapshot().passes
@@ -105,7 +109,7 @@ func TestAQuietNodeLogsNothing(t *testing.T) {
 // The fake puller fails the test when an image is sought before.
 func TestImagesWaitForTheHostsDirectory(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
-		n.host.set(func(h *fakeHost) { h.err = errBroken })
+		n.host.set(func(h *fakeHost) { h.err = agenttest.ErrBroken })
 		hash := n.source.write(doc)
 		after(time.Minute)
 		n.expect(report.RegistriesConfigured, "False", "WriteFailed", "it is broken")
@@ -119,13 +123,13 @@ func TestImagesWaitForTheHostsDirectory(t *testing.T) {
 		if r.Config.Hash != "" {
 			t.Errorf("the report says that %s is in force", r.Config.Hash)
 		}
-		if got := n.puller.took(); len(got) != 0 {
+		if got := n.puller.Took(); len(got) != 0 {
 			t.Errorf("asked of the puller: %q", got)
 		}
 		if got, want := len(n.host.calls()), int(time.Minute/unsettledInterval); got < want {
 			t.Errorf("tried %d times in a minute, want %d", got, want)
 		}
-		if got := n.log.lines("RegistriesConfigured"); len(got) != 1 {
+		if got := n.log.Lines("RegistriesConfigured"); len(got) != 1 {
 			t.Errorf("told %d times: %q", len(got), got)
 		}
 		n.host.set(func(h *fakeHost) { h.err = nil })
@@ -153,7 +157,7 @@ func TestReadyIsAboutTheConfigInTheReport(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
 		old := n.source.write(doc)
 		after(time.Minute)
-		n.host.set(func(h *fakeHost) { h.err = errBroken })
+		n.host.set(func(h *fakeHost) { h.err = agenttest.ErrBroken })
 		n.source.write(twoImages)
 		after(daemonTimeout)
 		if r := n.Report(); r.Config.Hash != old || r.Ready {
@@ -190,7 +194,7 @@ func TestAnInvalidConfigKeepsTheLastGoodOne(t *testing.T) {
 			t.Errorf("rejected: %q; want both faults with their lines", r.Config.Rejected)
 		}
 		n.expect(report.ConfigValid, "False", "Rejected", "registreis", "image")
-		if got := n.log.lines("level=ERROR", "ConfigValid"); len(got) != 1 {
+		if got := n.log.Lines("level=ERROR", "ConfigValid"); len(got) != 1 {
 			t.Errorf("told %d times", len(got))
 		}
 		next := n.source.write(twoImages)
@@ -218,12 +222,12 @@ func TestAStartWithAnInvalidConfig(t *testing.T) {
 			if !r.Ready || r.Config.Hash != good || len(r.Config.Rejected) == 0 {
 				t.Errorf("ready %v, config %+v; want the last good one and what is wrong with the new", r.Ready, r.Config)
 			}
-			if got := n.log.lines("using the last good config"); len(got) != 1 {
+			if got := n.log.Lines("using the last good config"); len(got) != 1 {
 				t.Errorf("told %d times", len(got))
 			}
 			n.source.write(faulty + "\n# still faulty")
 			after(time.Minute)
-			if got := n.log.lines("using the last good config"); len(got) != 1 {
+			if got := n.log.Lines("using the last good config"); len(got) != 1 {
 				t.Errorf("put in force again: told %d times", len(got))
 			}
 		})
@@ -238,10 +242,10 @@ func TestAStartWithAnInvalidConfig(t *testing.T) {
 				}
 				n.source.write(faulty)
 				after(time.Hour)
-				if len(n.host.calls()) != 0 || len(n.puller.took()) != 0 || n.prober.count() != 0 {
+				if len(n.host.calls()) != 0 || len(n.puller.Took()) != 0 || n.prober.count() != 0 {
 					t.Error("the node was touched")
 				}
-				if got := n.log.lines("the node stays as it is"); len(got) != 1 {
+				if got := n.log.Lines("the node stays as it is"); len(got) != 1 {
 					t.Errorf("told %d times", len(got))
 				}
 				n.expect(report.ConfigValid, "False", "Rejected")
@@ -275,7 +279,7 @@ func TestTheLastGoodConfigIsKept(t *testing.T) {
 		if r := n.Report(); r.Config.Hash != next || !r.Ready {
 			t.Errorf("it could not be kept, and is not in force either: %+v", r.Config)
 		}
-		if got := n.log.lines("level=ERROR", "fall back"); len(got) != 1 {
+		if got := n.log.Lines("level=ERROR", "fall back"); len(got) != 1 {
 			t.Errorf("told %d times", len(got))
 		}
 	})
@@ -287,14 +291,67 @@ func TestLimitsAndLoginsReachThePuller(t *testing.T) {
 		after(time.Second)
 		cfg := config.Config{Prefetch: config.Prefetch{MaxParallel: 3, Memory: 32 * config.Mi}}
 		cfg.Default()
+		cfg.Prefetch.MaxImages, cfg.Prefetch.WhenUnwanted = 0, "" // these are the agent's own
 		want := []config.Prefetch{cfg.Prefetch}
-		n.puller.set(func(p *fakePuller) {
-			if diff := cmp.Diff(want, p.made); diff != "" {
+		n.puller.Set(func(p *agenttest.State) {
+			if diff := cmp.Diff(want, p.Made); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
 		if user, secret, err := n.logins("docker.io", "harbor.example.com"); user+secret != "" || err != nil {
 			t.Errorf("a login that nobody gave: %s, %s, %v", user, secret, err)
+		}
+
+		// The Puller stays while its limits do, with what it counts, and sees new logins.
+		login := filepath.Join(t.TempDir(), "login")
+		if err := os.WriteFile(login, []byte("robot"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n.source.write(strings.Replace(twoImages, "skipVerify: true}}", "skipVerify: true}, credentials: robot}", 1) +
+			"prefetch: {maxParallel: 3, memory: 32Mi, maxImages: 1, whenUnwanted: Delete}\n" +
+			"credentials: [{name: robot, usernameFile: " + login + ", passwordFile: " + login + "}]\n")
+		after(5 * time.Second)
+		n.puller.Set(func(p *agenttest.State) {
+			if len(p.Made) != 1 {
+				t.Errorf("there is a new Puller although the limits are the same: %+v", p.Made)
+			}
+		})
+		if user, secret, err := n.logins("harbor.example.com", "harbor.example.com"); user+secret != "robotrobot" || err != nil {
+			t.Errorf("the new login is not seen: %s, %s, %v", user, secret, err)
+		}
+		n.source.write(doc + "prefetch: {maxParallel: 4, memory: 32Mi}\n")
+		after(time.Second)
+		n.puller.Set(func(p *agenttest.State) {
+			if len(p.Made) != 2 || p.Made[1].MaxParallel != 4 {
+				t.Errorf("new limits have no effect: %+v", p.Made)
+			}
+		})
+	})
+}
+
+// Work under way goes on where its images come from as before, and begins anew where that has changed.
+func TestAPullBeginsAnewWhenItsLoginChanges(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		file := filepath.Join(t.TempDir(), "login")
+		if err := os.WriteFile(file, []byte("robot"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		with := doc + "credentials: [{name: robot, usernameFile: " + file + ", passwordFile: " + file + "}]\n"
+		n.puller.Takes = time.Hour
+		n.source.write(with)
+		after(time.Second)
+		for _, c := range []struct {
+			registry string
+			anew     bool
+		}{{"quay.io", false}, {"harbor.example.com", true}} {
+			n.puller.Took()
+			with = strings.Replace(with, c.registry+", ", c.registry+", credentials: robot, ", 1)
+			n.source.write(with)
+			after(time.Second)
+			n.expect(report.ConfigValid, "True", "Accepted")
+			if got := slices.Contains(n.puller.Took(), "ensure "+llama); got != c.anew {
+				t.Errorf("%s has a login now, and the pull begins anew: %v, want %v", c.registry, got, c.anew)
+			}
 		}
 	})
 }
@@ -302,21 +359,21 @@ func TestLimitsAndLoginsReachThePuller(t *testing.T) {
 func TestRunEndsWithTheErrorOfAPart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t)
-		n.source.fail <- errBroken
-		if err := n.Run(t.Context()); !errors.Is(err, errBroken) || !strings.Contains(err.Error(), "read config") {
+		n.source.fail <- agenttest.ErrBroken
+		if err := n.Run(t.Context()); !errors.Is(err, agenttest.ErrBroken) || !strings.Contains(err.Error(), "read config") {
 			t.Errorf("got %v", err)
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t)
 		cfg := n.config()
-		cfg.NewPuller = func(config.Prefetch, Logins) (Puller, error) { return nil, errBroken }
+		cfg.NewPuller = func(config.Prefetch, Logins) (images.Puller, error) { return nil, agenttest.ErrBroken }
 		a, err := New(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
 		n.source.write(doc)
-		if err := a.Run(t.Context()); !errors.Is(err, errBroken) {
+		if err := a.Run(t.Context()); !errors.Is(err, agenttest.ErrBroken) {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -325,7 +382,7 @@ func TestRunEndsWithTheErrorOfAPart(t *testing.T) {
 func TestWithoutAWatchTheTimerHasToDo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t)
-		n.watch = errBroken
+		n.watch = agenttest.ErrBroken
 		n.source.write(doc)
 		n.run()
 		after(time.Minute)
@@ -337,11 +394,11 @@ func TestWithoutAWatchTheTimerHasToDo(t *testing.T) {
 		if got := n.hosts.stats.snapshot().drift; got != 1 {
 			t.Errorf("%d changes were seen, want 1", got)
 		}
-		if got := n.log.lines("not watched", "it is broken"); len(got) != 1 {
+		if got := n.log.Lines("not watched", "it is broken"); len(got) != 1 {
 			t.Errorf("told %d times", len(got))
 		}
 		after(2 * watchRetry)
-		if got := n.log.lines("not watched"); len(got) != 3 {
+		if got := n.log.Lines("not watched"); len(got) != 3 {
 			t.Errorf("tried %d times, want 3", len(got))
 		}
 	})
@@ -368,13 +425,13 @@ func TestOnce(t *testing.T) {
 	})
 	t.Run("an image fails, and the next is tried", func(t *testing.T) {
 		once(t, func(n *node) {
-			n.puller.fails[llama] = errBroken
-			n.source.write(twoImages)
+			n.puller.Fails[llama] = agenttest.ErrBroken
+			n.source.write(twoImages + "prefetch: {maxImages: 1}\n")
 		}, func(t *testing.T, n *node, r report.NodeReport, err error) {
 			if err != nil || r.Ready || r.Images[0].Phase != report.ImageFailed || r.Images[1].Phase != report.ImageReady {
 				t.Errorf("%v, %+v", err, r.Images)
 			}
-			if diff := cmp.Diff([]string{"sweep " + llama + " " + qwen, "ensure " + llama, "ensure " + qwen}, n.puller.took()); diff != "" {
+			if diff := cmp.Diff([]string{"sweep " + llama + " " + qwen, "ensure " + llama, "ensure " + qwen}, n.puller.Took()); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
@@ -396,20 +453,20 @@ func TestOnce(t *testing.T) {
 	})
 	t.Run("the hosts directory cannot be written, so no image is sought", func(t *testing.T) {
 		once(t, func(n *node) {
-			n.host.err = errBroken
+			n.host.err = agenttest.ErrBroken
 			n.source.write(doc)
 		}, func(t *testing.T, n *node, r report.NodeReport, err error) {
 			if err != nil || r.Ready || r.Condition(report.RegistriesConfigured).Reason != "WriteFailed" {
 				t.Errorf("%v, %+v", err, r.Conditions)
 			}
-			if got := n.puller.took(); len(got) != 0 {
+			if got := n.puller.Took(); len(got) != 0 {
 				t.Errorf("asked of the puller: %q", got)
 			}
 		})
 	})
 	t.Run("containerd is away", func(t *testing.T) {
 		once(t, func(n *node) {
-			n.daemon.err = errBroken
+			n.daemon.err = agenttest.ErrBroken
 			n.source.write(doc)
 		}, func(t *testing.T, _ *node, r report.NodeReport, err error) {
 			if err != nil || r.Ready || r.Condition(report.ContainerdHealthy).Message != "it is broken" {
@@ -418,8 +475,8 @@ func TestOnce(t *testing.T) {
 		})
 	})
 	t.Run("the config cannot be read", func(t *testing.T) {
-		once(t, func(n *node) { n.source.fail <- errBroken }, func(t *testing.T, _ *node, _ report.NodeReport, err error) {
-			if !errors.Is(err, errBroken) {
+		once(t, func(n *node) { n.source.fail <- agenttest.ErrBroken }, func(t *testing.T, _ *node, _ report.NodeReport, err error) {
+			if !errors.Is(err, agenttest.ErrBroken) {
 				t.Errorf("got %v", err)
 			}
 		})
@@ -431,14 +488,14 @@ func TestTheEndOfTheAgentIsNoFault(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
 		n.source.write(twoImages)
 		synctest.Wait()
-		n.log.reset()
+		n.log.Reset()
 		if err := n.stop(); err != nil {
 			t.Error(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		n.hosts.pass(ctx) // a pass that the end came into
-		if got := n.log.lines(); len(got) != 0 {
+		if got := n.log.Lines(); len(got) != 0 {
 			t.Errorf("told at the end: %q", got)
 		}
 	})
@@ -472,7 +529,7 @@ credentials:
 	bubble(t, func(t *testing.T, n *node) {
 		n.source.docs <- s
 		after(time.Second)
-		if got := n.log.lines("level=WARN", "msg=config", "docker.io"); len(got) != 1 {
+		if got := n.log.Lines("level=WARN", "msg=config", "docker.io"); len(got) != 1 {
 			t.Errorf("told %d times; the config's own warnings are %q", len(got), s.Warnings)
 		}
 	})

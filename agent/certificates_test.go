@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hotplate-dev/hotplate/agent/agenttest"
+
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hotplate-dev/hotplate/agent/config"
@@ -42,8 +44,8 @@ func TestCertificatesAreReported(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			var log logged
-			r := newReconciler(Config{Log: log.logger()}, newView(report.NodeReport{}, log.logger()), nil, nil, nil)
+			var log agenttest.Log
+			r := newReconciler(Config{Log: log.Logger()}, newView(report.NodeReport{}, log.Logger()), nil, nil, nil)
 			r.current = &config.Snapshot{Bundles: c.bundles, KeyPairs: make(map[string]certs.KeyPair)}
 			want := c.bundles["a"].Len() + c.bundles["b"].Len()
 			if c.pair != nil {
@@ -63,7 +65,7 @@ func TestCertificatesAreReported(t *testing.T) {
 			if len(got.Certificates) != want {
 				t.Errorf("%d certificates in the report, want %d: %+v", len(got.Certificates), want, got.Certificates)
 			}
-			if lines := log.lines("CertificatesValid"); len(lines) != 1 {
+			if lines := log.Lines("CertificatesValid"); len(lines) != 1 {
 				t.Errorf("told %d times", len(lines))
 			}
 		})

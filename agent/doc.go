@@ -11,8 +11,8 @@
 //     alone for a while (flaps).
 //  3. watchMirrors looks at every mirror with the CAs that the config names now. Until a mirror verifies against those,
 //     the ones that last did stay trusted beside them (trust).
-//  4. images makes the wanted images ready through package prefetch, one after the other by priority, and looks at ready
-//     ones again every minute.
+//  4. agent/images makes the wanted images ready through package prefetch, in the order of their priority, keeps them so,
+//     and lets go of those that left the config. A change of where an image comes from begins its pull anew.
 //
 // The state is one report.NodeReport. It is logged as it changes, and served on the status socket and as metrics.
 //

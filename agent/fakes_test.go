@@ -1,11 +1,9 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -16,15 +14,15 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
+	"github.com/hotplate-dev/hotplate/agent/agenttest"
 	"github.com/hotplate-dev/hotplate/agent/config"
+	"github.com/hotplate-dev/hotplate/agent/images"
 	"github.com/hotplate-dev/hotplate/certs"
 	"github.com/hotplate-dev/hotplate/hostconfig"
 	"github.com/hotplate-dev/hotplate/hostconfig/apply"
 	"github.com/hotplate-dev/hotplate/hostconfig/daemon"
 	"github.com/hotplate-dev/hotplate/hostconfig/probe"
-	"github.com/hotplate-dev/hotplate/prefetch"
 )
 
 // The fakes fail the test when they are used in a way that the real parts do not permit.
@@ -247,132 +245,6 @@ func (p *fakeProber) count() int {
 	return p.probes
 }
 
-// fakePuller is containerd's images.
-type fakePuller struct {
-	t     testing.TB
-	one   oneAtATime
-	takes time.Duration // how long Ensure takes
-	// allowed reports whether images may be sought.
-	allowed func() bool
-	// inside is called in Ensure, with its Progress, and may be nil.
-	inside func(ctx context.Context, img prefetch.Image, pr *prefetch.Progress) error
-
-	mu     sync.Mutex // guards what follows
-	did    []string   // what was asked, in order
-	fails  map[string]error
-	ready  map[string]string // digests by ref
-	broken error             // of Check
-	sweeps error
-	made   []config.Prefetch // limits it was made for
-	pins   []prefetch.Pin
-}
-
-func newFakePuller(t testing.TB) *fakePuller {
-	return &fakePuller{t: t, takes: time.Second, allowed: func() bool { return true }, fails: make(map[string]error),
-		ready: make(map[string]string)}
-}
-
-func (p *fakePuller) Ensure(ctx context.Context, img prefetch.Image, pr *prefetch.Progress) (prefetch.Result, error) {
-	defer p.one.enter(p.t, "Puller")()
-	if !p.allowed() {
-		p.t.Errorf("%s is sought before the hosts directory is written", img.Ref)
-	}
-	if pr == nil {
-		p.t.Error("no Progress is given")
-	}
-	p.note("ensure " + img.Ref)
-	if p.inside != nil {
-		if err := p.inside(ctx, img, pr); err != nil {
-			return prefetch.Result{}, err
-		}
-	}
-	select {
-	case <-ctx.Done():
-		p.note("cancelled " + img.Ref)
-		return prefetch.Result{}, ctx.Err()
-	case <-time.After(p.takes):
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err := p.fails[img.Ref]; err != nil {
-		return prefetch.Result{}, err
-	}
-	p.ready[img.Ref] = "sha256:of-" + img.Ref
-	return p.result(img, 1<<20), nil
-}
-
-// result is of an image that is ready. The caller holds mu.
-func (p *fakePuller) result(img prefetch.Image, fetched int64) prefetch.Result {
-	return prefetch.Result{Ref: img.Ref, Digest: p.ready[img.Ref], ConfigDigest: "sha256:id-of-" + img.Ref, Pinned: img.Pin, BytesFetched: fetched,
-		Duration: time.Second}
-}
-
-func (p *fakePuller) Check(ctx context.Context, img prefetch.Image, digest string) (prefetch.Result, bool, error) {
-	defer p.one.enter(p.t, "Puller")()
-	p.note("check " + img.Ref)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if want := "sha256:of-" + img.Ref; digest != want {
-		p.t.Errorf("%s is checked for %q, want %q", img.Ref, digest, want)
-	}
-	if err := cmp.Or(ctx.Err(), p.broken); err != nil {
-		return prefetch.Result{}, false, err
-	}
-	if p.ready[img.Ref] == "" {
-		return prefetch.Result{Ref: img.Ref, Note: "containerd has no image " + img.Ref}, false, nil
-	}
-	return p.result(img, 0), true, nil
-}
-
-func (p *fakePuller) Sweep(_ context.Context, wanted []prefetch.Image) error {
-	defer p.one.enter(p.t, "Puller")()
-	var refs []string
-	for _, w := range wanted {
-		refs = append(refs, w.Ref)
-	}
-	p.note("sweep " + strings.Join(refs, " "))
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.sweeps
-}
-
-func (p *fakePuller) Pins(context.Context) ([]prefetch.Pin, error) {
-	defer p.one.enter(p.t, "Puller")()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return slices.Clone(p.pins), nil
-}
-
-func (p *fakePuller) Unpin(_ context.Context, id string) error {
-	defer p.one.enter(p.t, "Puller")()
-	p.note("unpin " + id)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.pins = slices.DeleteFunc(p.pins, func(pin prefetch.Pin) bool { return pin.ImageID.String() == id })
-	return nil
-}
-
-func (p *fakePuller) note(what string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.did = append(p.did, what)
-}
-
-func (p *fakePuller) set(f func(*fakePuller)) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	f(p)
-}
-
-// took returns what was asked since it was last called.
-func (p *fakePuller) took() []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	did := p.did
-	p.did = nil
-	return did
-}
-
 // node is an agent on fakes.
 type node struct {
 	*Agent
@@ -382,8 +254,8 @@ type node struct {
 	host   *fakeHost
 	daemon *fakeDaemon
 	prober *fakeProber
-	puller *fakePuller
-	log    *logged
+	puller *agenttest.Puller
+	log    *agenttest.Log
 	logins Logins // of the newest puller
 	watch  error  // what WatchHosts fails with
 	ended  chan error
@@ -393,13 +265,13 @@ type node struct {
 // newNode returns an agent that does not run yet, on a healthy daemon that obeys.
 func newNode(t testing.TB) *node {
 	t.Helper()
-	n := &node{t: t, dir: t.TempDir(), source: newFakeSource(t), host: newFakeHost(t), puller: newFakePuller(t),
-		log: new(logged), ended: make(chan error, 1)}
+	n := &node{t: t, dir: t.TempDir(), source: newFakeSource(t), host: newFakeHost(t), puller: agenttest.NewPuller(t),
+		log: new(agenttest.Log), ended: make(chan error, 1)}
 	n.daemon = &fakeDaemon{t: t, info: daemon.Info{Version: "2.4.2", UUID: "u", PID: 7,
 		ConfigPath: "/etc/containerd/certs.d"}}
 	n.prober = &fakeProber{t: t, host: n.host, verdict: probe.Verdict{Live: true, UserAgent: "containerd/2.4.2"}}
 	n.prober.touched = func() { n.hosts.wake() }
-	n.puller.allowed = n.host.written
+	n.puller.Allowed = n.host.written
 	n.start()
 	return n
 }
@@ -418,9 +290,9 @@ func (n *node) config() Config {
 	return Config{
 		Node: "gpu-7", Version: "v1", Address: "/run/containerd/containerd.sock", HostsDir: "/etc/containerd/certs.d",
 		StateDir: n.dir, Source: n.source, SourceName: "config.yaml", Host: n.host, Daemon: n.daemon, Prober: n.prober,
-		Log: n.log.logger(),
-		NewPuller: func(limits config.Prefetch, logins Logins) (Puller, error) {
-			n.puller.set(func(p *fakePuller) { p.made = append(p.made, limits) })
+		Log: n.log.Logger(),
+		NewPuller: func(limits config.Prefetch, logins Logins) (images.Puller, error) {
+			n.puller.Set(func(p *agenttest.State) { p.Made = append(p.Made, limits) })
 			n.logins = logins
 			return n.puller, nil
 		},
@@ -469,8 +341,6 @@ func (n *node) expect(condition, status, reason string, parts ...string) {
 		}
 	}
 }
-
-var errBroken = errors.New("it is broken")
 
 func discard() *log.Logger { return log.New(io.Discard, "", 0) }
 

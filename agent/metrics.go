@@ -11,8 +11,9 @@ import (
 	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
-// collector tells Prometheus what the report says at the moment it asks, so there is no second account of the state.
-// The labels come from the config, so their number is bounded by it.
+// collector tells Prometheus what the report and the counters say at the moment it asks, so there is no second account of
+// the state. The labels come from the config, or are the registry hosts that prefetch has asked, so their number is
+// bounded by those.
 type collector struct {
 	agent *Agent
 }
@@ -60,8 +61,8 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	counter("hotplate_passes_total", "Passes of the reconciler.", s.passes)
 	counter("hotplate_hosts_changes_total", "Passes that changed the hosts directory.", s.changes)
 	counter("hotplate_hosts_drift_total", "Files of ours that somebody else changed.", s.drift)
-	counter("hotplate_prefetch_bytes_total", "Bytes fetched from registries for images that became Ready.",
-		int(c.agent.images.bytesFetched()))
+	collectImages(r, gauge)
+	c.collectPrefetch(out)
 }
 
 // collectCertificates tells the soonest expiry of each bundle and key pair: subjects would make labels without bound.

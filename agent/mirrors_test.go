@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hotplate-dev/hotplate/agent/agenttest"
+
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hotplate-dev/hotplate/agent/config"
@@ -174,10 +176,10 @@ func newRotation(t *testing.T, chain ...tls.Certificate) *rotation {
 	t.Helper()
 	srv := serverWith(t, answers(200), nil, chain...)
 	srv.Config.ErrorLog = discard()
-	var log logged
+	var log agenttest.Log
 	host := newFakeHost(t)
-	v := newView(report.NodeReport{}, log.logger())
-	r := newReconciler(Config{Log: log.logger(), Host: host, HostsDir: "/certs.d"}, v, trustIn(t), func() {}, func(map[string]string) {})
+	v := newView(report.NodeReport{}, log.Logger())
+	r := newReconciler(Config{Log: log.Logger(), Host: host, HostsDir: "/certs.d"}, v, trustIn(t), func() {}, func(map[string]string) {})
 	return &rotation{reconciler: r, host: host, srv: srv}
 }
 

@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hotplate-dev/hotplate/agent/agenttest"
+
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hotplate-dev/hotplate/agent/report"
@@ -56,8 +58,8 @@ func TestDriftIsMendedAtOnce(t *testing.T) {
 		if got := len(n.host.calls()) - before; got != 1 {
 			t.Errorf("%d passes at once, want 1", got)
 		}
-		if got := n.log.lines("somebody else changed", `quay.io/hosts.toml says \"Puppet\"`); len(got) != 1 {
-			t.Errorf("the competitor is told as %q", n.log.lines("somebody"))
+		if got := n.log.Lines("somebody else changed", `quay.io/hosts.toml says \"Puppet\"`); len(got) != 1 {
+			t.Errorf("the competitor is told as %q", n.log.Lines("somebody"))
 		}
 		if s := n.hosts.stats.snapshot(); s.drift != 1 {
 			t.Errorf("%d changes counted", s.drift)
@@ -89,9 +91,9 @@ func TestAFightIsLeftAlone(t *testing.T) {
 			regs[1].State != report.RegistryFlapping {
 			t.Errorf("got %+v", regs)
 		}
-		n.log.reset()
+		n.log.Reset()
 		after(5 * time.Minute)
-		if got := n.log.lines("somebody else"); len(got) != 0 {
+		if got := n.log.Lines("somebody else"); len(got) != 0 {
 			t.Errorf("told while it is left alone: %q", got)
 		}
 		after(6 * time.Minute)
@@ -106,13 +108,13 @@ func TestAChangeThatCannotBeMendedCountsOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
 		n.source.write(doc)
 		after(time.Minute)
-		n.host.set(func(h *fakeHost) { h.err = errBroken })
+		n.host.set(func(h *fakeHost) { h.err = agenttest.ErrBroken })
 		n.host.meddle("quay.io", "Puppet")
 		after(time.Hour)
 		if got := n.hosts.stats.snapshot().drift; got != 1 {
 			t.Errorf("counted %d times", got)
 		}
-		if got := n.log.lines("somebody else changed"); len(got) != 1 {
+		if got := n.log.Lines("somebody else changed"); len(got) != 1 {
 			t.Errorf("told %d times", len(got))
 		}
 		n.host.set(func(h *fakeHost) { h.err = nil })
@@ -130,10 +132,10 @@ func TestStraysAndWhatIsLeftAreToldOnce(t *testing.T) {
 			h.left = []apply.Left{{Path: "/etc/containerd/certs.d/old", Reason: "it was changed since hotplate wrote it"}}
 		})
 		after(time.Hour)
-		if got := n.log.lines("quay.io/notes.txt"); len(got) != 1 {
+		if got := n.log.Lines("quay.io/notes.txt"); len(got) != 1 {
 			t.Errorf("the stray is told %d times", len(got))
 		}
-		if got := n.log.lines("certs.d/old", "it was changed since"); len(got) != 1 {
+		if got := n.log.Lines("certs.d/old", "it was changed since"); len(got) != 1 {
 			t.Errorf("what is left is told %d times", len(got))
 		}
 		if s := n.hosts.stats.snapshot(); s.drift != 0 {
@@ -196,12 +198,12 @@ func TestProbesAreMadeWhenNeeded(t *testing.T) {
 		if n.Report().Ready {
 			t.Error("Ready although containerd does not obey")
 		}
-		n.log.reset()
+		n.log.Reset()
 		after(10 * idleInterval)
 		if got := n.prober.count(); got < 11 || got > 13 {
 			t.Errorf("%d more probes in %s, want one every %s", got-3, 10*idleInterval, idleInterval)
 		}
-		if got := n.log.lines("HostsLive"); len(got) != 0 {
+		if got := n.log.Lines("HostsLive"); len(got) != 0 {
 			t.Errorf("the same is told again: %q", got)
 		}
 		n.prober.set(func(p *fakeProber) { p.verdict = probe.Verdict{Live: true} })
@@ -214,17 +216,17 @@ func TestTheNodeIsNotReadyOnTheWordOfADeadProcess(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
 		n.source.write(doc)
 		after(time.Minute)
-		n.daemon.set(func(d *fakeDaemon) { d.err = errBroken })
+		n.daemon.set(func(d *fakeDaemon) { d.err = agenttest.ErrBroken })
 		after(idleInterval)
 		n.daemon.set(func(d *fakeDaemon) { d.err, d.info.PID = nil, 8 })
 		n.prober.set(func(p *fakeProber) { p.verdict = probe.Verdict{} })
-		n.log.reset()
+		n.log.Reset()
 		after(idleInterval)
-		if got := n.log.lines("node is Ready"); len(got) != 0 {
+		if got := n.log.Lines("node is Ready"); len(got) != 0 {
 			t.Errorf("the new process was not probed, and yet %q", got)
 		}
-		if got := n.log.lines("HostsLive", "NotProbed"); len(got) != 1 {
-			t.Errorf("that it is another process is told as %q", n.log.lines("HostsLive"))
+		if got := n.log.Lines("HostsLive", "NotProbed"); len(got) != 1 {
+			t.Errorf("that it is another process is told as %q", n.log.Lines("HostsLive"))
 		}
 	})
 }
@@ -232,14 +234,14 @@ func TestTheNodeIsNotReadyOnTheWordOfADeadProcess(t *testing.T) {
 // The real prober writes into the hosts directory, which wakes the next pass; so does the fake.
 func TestAProbeWithoutVerdictIsNotRepeatedAtFullSpeed(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
-		n.prober.set(func(p *fakeProber) { p.err = errBroken })
+		n.prober.set(func(p *fakeProber) { p.err = agenttest.ErrBroken })
 		n.source.write(doc)
 		after(time.Minute)
 		n.expect(report.HostsLive, "Unknown", "ProbeFailed", "it is broken")
 		if got, most := n.prober.count(), int(time.Minute/unsettledInterval)+1; got > most || got < 2 {
 			t.Errorf("%d probes in a minute, want at most %d", got, most)
 		}
-		if got := n.log.lines("HostsLive"); len(got) != 1 {
+		if got := n.log.Lines("HostsLive"); len(got) != 1 {
 			t.Errorf("told %d times", len(got))
 		}
 		n.prober.set(func(p *fakeProber) { p.err = nil })
@@ -250,8 +252,8 @@ func TestAProbeWithoutVerdictIsNotRepeatedAtFullSpeed(t *testing.T) {
 
 func TestContainerdGoesAndComesBack(t *testing.T) {
 	for name, fault := range map[string]func(*fakeDaemon){
-		"it does not answer":         func(d *fakeDaemon) { d.err = errBroken },
-		"its CRI plugin is not well": func(d *fakeDaemon) { d.cri = errBroken },
+		"it does not answer":         func(d *fakeDaemon) { d.err = agenttest.ErrBroken },
+		"its CRI plugin is not well": func(d *fakeDaemon) { d.cri = agenttest.ErrBroken },
 		"it hangs":                   func(d *fakeDaemon) { d.hang = true },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -287,7 +289,7 @@ func TestTheRulesAreThoseOfTheRunningVersion(t *testing.T) {
 		n.daemon.set(func(d *fakeDaemon) { d.info.Version = "nonsense" })
 		n.source.write(doc)
 		after(time.Hour)
-		if got := n.log.lines("unknown version", "nonsense"); len(got) != 1 {
+		if got := n.log.Lines("unknown version", "nonsense"); len(got) != 1 {
 			t.Errorf("told %d times", len(got))
 		}
 		if !n.hosts.version.IsZero() {
@@ -308,15 +310,15 @@ func TestTheRulesAreThoseOfTheRunningVersion(t *testing.T) {
 
 func TestAChangedHostsDirectoryTriesFailedImagesAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
-		n.puller.set(func(p *fakePuller) { p.fails[llama] = errBroken })
+		n.puller.Set(func(p *agenttest.State) { p.Fails[llama] = agenttest.ErrBroken })
 		n.source.write(doc)
 		after(time.Hour)
-		n.puller.took()
-		n.puller.set(func(p *fakePuller) { delete(p.fails, llama) })
+		n.puller.Took()
+		n.puller.Set(func(p *agenttest.State) { delete(p.Fails, llama) })
 		n.host.meddle("harbor.example.com", "Puppet")
 		n.hosts.wake()
 		after(2 * time.Second)
-		if diff := cmp.Diff([]string{"ensure " + llama}, n.puller.took()); diff != "" {
+		if diff := cmp.Diff([]string{"ensure " + llama}, n.puller.Took()); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	})
@@ -366,7 +368,7 @@ func TestMirrorsAreLookedAtAgainAndAgain(t *testing.T) {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 		after(time.Hour)
-		if got := n.log.lines("msg=mirror"); len(got) != 1 {
+		if got := n.log.Lines("msg=mirror"); len(got) != 1 {
 			t.Errorf("told %d times", len(got))
 		}
 		srv.Close()
@@ -378,7 +380,7 @@ func TestMirrorsAreLookedAtAgainAndAgain(t *testing.T) {
 			t.Error("a mirror that is away makes a node unready whose images are there")
 		}
 		after(time.Hour)
-		if got := n.log.lines("msg=mirror", "level=WARN"); len(got) != 1 {
+		if got := n.log.Lines("msg=mirror", "level=WARN"); len(got) != 1 {
 			t.Errorf("told %d times: %q", len(got), got)
 		}
 	})
@@ -405,15 +407,15 @@ func TestAMirrorThatHangsHoldsNothingUp(t *testing.T) {
 
 func TestAnImageThatFailedWhileContainerdWasAwayIsTriedWhenItIsBack(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
-		n.puller.set(func(p *fakePuller) { p.fails[llama] = errBroken })
-		n.daemon.set(func(d *fakeDaemon) { d.err = errBroken })
+		n.puller.Set(func(p *agenttest.State) { p.Fails[llama] = agenttest.ErrBroken })
+		n.daemon.set(func(d *fakeDaemon) { d.err = agenttest.ErrBroken })
 		n.source.write(doc)
 		after(time.Hour)
-		n.puller.set(func(p *fakePuller) { delete(p.fails, llama) })
+		n.puller.Set(func(p *agenttest.State) { delete(p.Fails, llama) })
 		n.daemon.set(func(d *fakeDaemon) { d.err = nil })
-		n.puller.took()
+		n.puller.Took()
 		after(unsettledInterval + 2*time.Second)
-		if diff := cmp.Diff([]string{"ensure " + llama}, n.puller.took()); diff != "" {
+		if diff := cmp.Diff([]string{"ensure " + llama}, n.puller.Took()); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 		if !n.Report().Ready {

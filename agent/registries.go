@@ -139,32 +139,52 @@ func askedAs(host string) string {
 	return host
 }
 
-// logins returns what prefetch asks for logins. Each registry has its own: two of them may be projects of one Harbor,
-// each with its own robot.
-func logins(s config.Snapshot) Logins {
-	names := make(map[string]map[string]string) // of credentials, by registry and host
+// registryLogins are the logins of a config by registry host and the host that is really asked. Each registry has its
+// own: two of them may be projects of one Harbor, each with its own robot.
+type registryLogins map[string]map[string]config.Login
+
+func loginsOf(s config.Snapshot) registryLogins {
+	out := make(registryLogins)
 	for _, r := range s.Config.Registries {
-		byHost := make(map[string]string)
-		if r.Credentials != "" {
-			byHost[r.Host] = r.Credentials
-			byHost[askedAs(r.Host)] = r.Credentials
-		}
-		for _, m := range r.Mirrors {
-			if m.Credentials != "" {
-				byHost[hostOf(m.URL)] = m.Credentials
+		byHost := make(map[string]config.Login)
+		add := func(host, credentials string) {
+			// Without a login the request is anonymous; the config warned of it.
+			if login, ok := s.Logins[credentials].Login(host); ok && credentials != "" {
+				byHost[host] = login
 			}
 		}
-		names[r.Host] = byHost
-	}
-	return func(registry, host string) (string, string, error) {
-		byHost, ok := names[registry]
-		if !ok {
-			byHost = names[hostconfig.DefaultHost]
+		add(r.Host, r.Credentials)
+		add(askedAs(r.Host), r.Credentials)
+		for _, m := range r.Mirrors {
+			add(hostOf(m.URL), m.Credentials)
 		}
-		// Without an entry the request is anonymous; the config warned of it.
-		login, _ := s.Logins[byHost[host]].Login(host)
-		return login.Username, string(login.Password), nil
+		out[r.Host] = byHost
 	}
+	return out
+}
+
+// find returns what prefetch asks for logins.
+func (l registryLogins) find() Logins {
+	return func(registry, host string) (string, string, error) {
+		byHost, ok := l[registry]
+		if !ok {
+			byHost = l[hostconfig.DefaultHost]
+		}
+		return byHost[host].Username, string(byHost[host].Password), nil
+	}
+}
+
+// sources is, by registry host, all that decides where its images come from.
+func sources(regs []hostconfig.Registry, known registryLogins) map[string]any {
+	type source struct {
+		registry hostconfig.Registry
+		logins   map[string]config.Login
+	}
+	out := make(map[string]any, len(regs))
+	for _, r := range regs {
+		out[r.Host] = source{registry: r, logins: known[r.Host]}
+	}
+	return out
 }
 
 // hostOf is host[:port] of a URL that was validated.

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -107,7 +108,7 @@ func TestEveryFieldReachesTheRegistry(t *testing.T) {
 }
 
 func TestLogins(t *testing.T) {
-	get := logins(snapshot(t, everyField))
+	get := loginsOf(snapshot(t, everyField)).find()
 	for _, c := range []struct{ registry, host, want string }{
 		{"docker.io", "harbor.example.com", "robot:pa55word"},
 		{"docker.io", "cache.example.com:5000", "robot:pa55word"},
@@ -130,7 +131,7 @@ func TestLogins(t *testing.T) {
 }
 
 func TestTwoProjectsOfOneHarborHaveTheirOwnRobots(t *testing.T) {
-	get := logins(snapshot(t, `
+	get := loginsOf(snapshot(t, `
 registries:
 - host: quay.io
   upstream: Deny
@@ -144,7 +145,7 @@ registries:
 credentials:
 - {name: hub, dockerConfigFile: DIR/docker.json}
 - {name: robot, usernameFile: DIR/user, passwordFile: DIR/password}
-`))
+`)).find()
 	for registry, want := range map[string]string{
 		"quay.io": "harbor:harborpass", "gcr.io": "robot:pa55word", "ghcr.io": ":",
 	} {
@@ -169,7 +170,7 @@ credentials:
 	if len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0], "other.example.com") {
 		t.Errorf("warnings %q; want one of other.example.com", s.Warnings)
 	}
-	get := logins(s)
+	get := loginsOf(s).find()
 	if user, secret, err := get("docker.io", "harbor.example.com"); user != "harbor" || secret != "harborpass" || err != nil {
 		t.Errorf("got %s, %s, %v", user, secret, err)
 	}
@@ -224,5 +225,41 @@ credentials:
 	_, err := Registries(s)
 	if err == nil || !strings.Contains(err.Error(), "identity token") || strings.Contains(err.Error(), "s3cret") {
 		t.Errorf("got %v; want the cause, and not the token", err)
+	}
+}
+
+// Whatever decides where images come from makes another source, and nothing else does.
+func TestSources(t *testing.T) {
+	const base = `
+registries:
+- {host: quay.io, upstream: Allow, mirrors: [{url: "https://harbor.example.com", ca: [corp]}]}
+- {host: ghcr.io, tls: {skipVerify: true}}
+certs: {bundles: [{name: corp, file: DIR/ca1.pem}, {name: lab, file: DIR/ca2.pem}]}
+credentials: [{name: robot, usernameFile: DIR/user, passwordFile: DIR/password}]
+`
+	of := func(doc string) map[string]any {
+		s := snapshot(t, doc)
+		regs, err := registries(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sources(regs, loginsOf(s))
+	}
+	for name, c := range map[string]struct {
+		from, to string
+		same     bool
+	}{
+		"nothing":      {"", "", true},
+		"a comment":    {"credentials:", "# credentials\ncredentials:", true},
+		"another host": {"ghcr.io, tls: {skipVerify: true}", "ghcr.io, tls: {ca: [lab]}", true},
+		"upstream":     {"upstream: Allow", "upstream: Deny", false},
+		"a CA":         {"ca: [corp]", "ca: [corp, lab]", false},
+		"a login":      {"ca: [corp]", "ca: [corp], credentials: robot", false},
+		"a path":       {"ca: [corp]", "ca: [corp], path: hub", false},
+	} {
+		before, now := of(base)["quay.io"], of(strings.Replace(base, c.from, c.to, 1))["quay.io"]
+		if got := reflect.DeepEqual(before, now); before == nil || got != c.same {
+			t.Errorf("%s: the same %v, want %v", name, got, c.same)
+		}
 	}
 }

@@ -16,9 +16,13 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hotplate-dev/hotplate/agent/agenttest"
+
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hotplate-dev/hotplate/agent/report"
+	"github.com/hotplate-dev/hotplate/prefetch"
+	"github.com/hotplate-dev/hotplate/prefetch/fetch"
 )
 
 // scrape asks the agent's own handler.
@@ -32,7 +36,16 @@ func scrape(t *testing.T, h http.Handler, path string) (int, string) {
 // told gives the agent a state with something of everything in it.
 func (n *node) told() {
 	n.source.write(twoImages)
-	n.puller.fails[qwen] = errBroken
+	n.puller.Set(func(p *agenttest.State) {
+		p.Fails[qwen] = agenttest.ErrBroken
+		p.Result = prefetch.Result{Way: prefetch.API, WayReason: "the snapshotter is native", BoundBy: prefetch.BoundNetwork}
+	})
+	n.puller.Counters = prefetch.Stats{
+		Hosts: map[string]fetch.HostStats{"harbor.example.com": {Bytes: 1 << 30, Requests: 140,
+			Retries: map[string]int64{"429": 3, "cut": 1}, Stalls: 1, Rescues: 2, InFlight: 7, Limit: 16,
+			Latency: fetch.Histogram{Bounds: []float64{0.1, 1}, Counts: []int64{100, 30, 10}, Sum: 60}}},
+		BytesByWay: map[prefetch.WayName]int64{prefetch.API: 1 << 30}, MemoryUsed: 1 << 20, MemoryLimit: 1 << 28, Waiting: 5,
+	}
 	if _, err := n.Once(n.t.Context()); err != nil {
 		n.t.Fatal(err)
 	}
@@ -63,8 +76,8 @@ func TestMetrics(t *testing.T) {
 		if code != http.StatusOK {
 			t.Fatalf("status %d: %s", code, body)
 		}
-		golden(t, "metrics.golden", body)
-		known := regexp.MustCompile(`^(version|containerd|type|registry|url|used|image)$`)
+		agenttest.Golden(t, *update, "metrics.golden", body)
+		known := regexp.MustCompile(`^(version|containerd|type|registry|url|used|image|phase|by|way|reason|host|cause|le)$`)
 		for _, label := range regexp.MustCompile(`[{,]([a-z_]+)="`).FindAllStringSubmatch(body, -1) {
 			if !known.MatchString(label[1]) {
 				t.Errorf("label %s: is the number of its values bounded by the config?", label[1])
@@ -88,7 +101,7 @@ func TestHealthz(t *testing.T) {
 		if code, body := scrape(t, h, "/healthz"); code != http.StatusOK {
 			t.Errorf("at the start: %d %s", code, body)
 		}
-		n.daemon.set(func(d *fakeDaemon) { d.err = errBroken })
+		n.daemon.set(func(d *fakeDaemon) { d.err = agenttest.ErrBroken })
 		n.source.write(faulty)
 		after(time.Hour)
 		if code, body := scrape(t, h, "/healthz"); code != http.StatusOK {
@@ -119,12 +132,12 @@ func TestReadyz(t *testing.T) {
 			}
 		}
 		expect(http.StatusServiceUnavailable, "no config in force")
-		n.puller.set(func(p *fakePuller) { p.fails[llama] = errBroken })
+		n.puller.Set(func(p *agenttest.State) { p.Fails[llama] = agenttest.ErrBroken })
 		n.source.write(doc)
 		after(10 * time.Second)
 		n.expect(report.ImagesReady, "False", "ImageFailed")
 		expect(http.StatusOK, "ok") // the agent works, whatever becomes of its images
-		n.daemon.set(func(d *fakeDaemon) { d.err = errBroken })
+		n.daemon.set(func(d *fakeDaemon) { d.err = agenttest.ErrBroken })
 		after(idleInterval)
 		expect(http.StatusServiceUnavailable, "containerd: NotAnswering: it is broken")
 	})
@@ -197,7 +210,7 @@ func get(t *testing.T, socket, url string) []byte {
 
 func TestServe(t *testing.T) {
 	n := newNode(t)
-	n.puller.takes = 0
+	n.puller.Takes = 0
 	n.told()
 	socket := filepath.Join(n.dir, SocketName)
 	// What an agent that was killed leaves.

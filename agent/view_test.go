@@ -6,38 +6,40 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hotplate-dev/hotplate/agent/agenttest"
+
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
 func TestAConditionThatSaysNothingNewIsNotLogged(t *testing.T) {
-	var log logged
-	v := newView(report.NodeReport{}, log.logger())
+	var log agenttest.Log
+	v := newView(report.NodeReport{}, log.Logger())
 	for range 3 {
 		v.set(report.ContainerdHealthy, report.False, "NotAnswering", "no socket")
 	}
-	if got := log.lines("ContainerdHealthy"); len(got) != 1 || !strings.Contains(got[0], "level=WARN") {
+	if got := log.Lines("ContainerdHealthy"); len(got) != 1 || !strings.Contains(got[0], "level=WARN") {
 		t.Errorf("want one warning, got %q", got)
 	}
 	v.set(report.ContainerdHealthy, report.False, "NotAnswering", "refused")
-	if got := log.lines("ContainerdHealthy"); len(got) != 2 {
+	if got := log.Lines("ContainerdHealthy"); len(got) != 2 {
 		t.Errorf("a new message is not told: %q", got)
 	}
 	v.set(report.ContainerdHealthy, report.True, "Answering", "")
-	if got := log.lines("ContainerdHealthy", "status=True", "level=INFO"); len(got) != 1 {
-		t.Errorf("the good end is not told: %q", log.lines("ContainerdHealthy"))
+	if got := log.Lines("ContainerdHealthy", "status=True", "level=INFO"); len(got) != 1 {
+		t.Errorf("the good end is not told: %q", log.Lines("ContainerdHealthy"))
 	}
 	v.set(report.ConfigValid, report.False, "Rejected", "no host")
-	if got := log.lines("ConfigValid", "level=ERROR"); len(got) != 1 {
-		t.Errorf("a rejected config is told quietly: %q", log.lines("ConfigValid"))
+	if got := log.Lines("ConfigValid", "level=ERROR"); len(got) != 1 {
+		t.Errorf("a rejected config is told quietly: %q", log.Lines("ConfigValid"))
 	}
 }
 
 func TestATransitionTimeMovesWithTheStatusOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		v := newView(report.NodeReport{}, new(logged).logger())
+		v := newView(report.NodeReport{}, new(agenttest.Log).Logger())
 		time.Sleep(time.Minute)
 		v.set(report.HostsLive, report.False, "RestartNeeded", "a")
 		time.Sleep(time.Minute)
@@ -59,26 +61,26 @@ func TestATransitionTimeMovesWithTheStatusOnly(t *testing.T) {
 
 func TestReady(t *testing.T) {
 	needed := []string{report.ContainerdHealthy, report.RegistriesConfigured, report.HostsLive, report.ImagesReady}
-	allTrue := func() (*view, *logged) {
-		log := new(logged)
-		v := newView(report.NodeReport{}, log.logger())
+	allTrue := func() (*view, *agenttest.Log) {
+		log := new(agenttest.Log)
+		v := newView(report.NodeReport{}, log.Logger())
 		for _, c := range conditionTypes() {
 			v.set(c, report.True, "Good", "")
 		}
 		return v, log
 	}
-	if v := newView(report.NodeReport{}, new(logged).logger()); v.Report().Ready {
+	if v := newView(report.NodeReport{}, new(agenttest.Log).Logger()); v.Report().Ready {
 		t.Error("a node of which nothing is known is Ready")
 	}
 	v, log := allTrue()
-	if !v.Report().Ready || len(log.lines("node is Ready")) != 1 {
-		t.Errorf("with every condition True the node is not Ready, or it is not told once: %q", log.lines())
+	if !v.Report().Ready || len(log.Lines("node is Ready")) != 1 {
+		t.Errorf("with every condition True the node is not Ready, or it is not told once: %q", log.Lines())
 	}
 	for _, c := range needed {
 		for _, status := range []report.ConditionStatus{report.False, report.Unknown} {
 			v, log := allTrue()
 			v.set(c, status, "Bad", "")
-			if v.Report().Ready || len(log.lines("node is not Ready any more")) != 1 {
+			if v.Report().Ready || len(log.Lines("node is not Ready any more")) != 1 {
 				t.Errorf("%s %s: the node is still Ready, or it is not told once", c, status)
 			}
 		}
@@ -95,7 +97,7 @@ func TestReady(t *testing.T) {
 
 func TestAReportIsACopy(t *testing.T) {
 	full := func() *view {
-		v := newView(report.NodeReport{}, new(logged).logger())
+		v := newView(report.NodeReport{}, new(agenttest.Log).Logger())
 		v.update(func(r *report.NodeReport) {
 			r.Config.Rejected = []string{"fault"}
 			r.Conditions = []report.Condition{{Type: report.HostsLive}}
@@ -117,8 +119,8 @@ func TestAReportIsACopy(t *testing.T) {
 }
 
 func TestMirrorsAreLoggedWhenTheyChange(t *testing.T) {
-	var log logged
-	v := newView(report.NodeReport{}, log.logger())
+	var log agenttest.Log
+	v := newView(report.NodeReport{}, log.Logger())
 	v.update(func(r *report.NodeReport) {
 		r.Registries = []report.Registry{{Host: "a.example.com"}, {Host: "b.example.com"}}
 	})
@@ -127,15 +129,15 @@ func TestMirrorsAreLoggedWhenTheyChange(t *testing.T) {
 		Message: "200 OK"}}}
 	v.mirrors(seen)
 	v.mirrors(seen)
-	if got := log.lines("msg=mirror", "level=INFO"); len(got) != 1 {
+	if got := log.Lines("msg=mirror", "level=INFO"); len(got) != 1 {
 		t.Errorf("want one line, got %q", got)
 	}
 	if len(before.Registries[0].Mirrors) != 0 {
 		t.Error("an older report has changed")
 	}
 	v.mirrors(map[string][]report.Mirror{"a.example.com": {{URL: "https://m.example.com", Message: "refused"}}})
-	if got := log.lines("msg=mirror", "level=WARN", "refused"); len(got) != 1 {
-		t.Errorf("want one warning, got %q", log.lines("msg=mirror"))
+	if got := log.Lines("msg=mirror", "level=WARN", "refused"); len(got) != 1 {
+		t.Errorf("want one warning, got %q", log.Lines("msg=mirror"))
 	}
 	r := v.Report()
 	if len(r.Registries[0].Mirrors) != 1 || len(r.Registries[1].Mirrors) != 0 {

@@ -15,7 +15,9 @@ type NodeReport struct {
 	Registries   []Registry    `json:"registries,omitempty"`
 	Certificates []Certificate `json:"certificates,omitempty"`
 	Images       []Image       `json:"images,omitempty"`
-	AgentProxy   Proxy         `json:"agentProxy,omitzero"`
+	// Unwanted are images that left the config, are to be deleted and have to stay for now.
+	Unwanted   []Unwanted `json:"unwanted,omitempty"`
+	AgentProxy Proxy      `json:"agentProxy,omitzero"`
 }
 
 // ConfigStatus says which config is in force.
@@ -148,6 +150,22 @@ type Image struct {
 	// node count as done.
 	BytesDone  int64 `json:"bytesDone"`
 	BytesTotal int64 `json:"bytesTotal"`
+	// Rate is how many compressed bytes a second the node got of it lately, Left how long the rest takes at that rate, in
+	// nanoseconds; 0 if unknown.
+	Rate int64         `json:"rate,omitempty"`
+	Left time.Duration `json:"left,omitempty"`
+	// Size is what it takes on the disk in bytes, shared layers included; 0 if unknown.
+	Size int64 `json:"size,omitempty"`
+	// NotMountable is true for an artifact that is there but is no root filesystem.
+	NotMountable bool `json:"notMountable,omitempty"`
+	// Way is how its layers got in at the last preparation, Direct or API; WayReason why not directly. Kept tells whether
+	// the compressed layers stayed. All are empty when the agent has not prepared it since its start.
+	Way       string `json:"way,omitempty"`
+	WayReason string `json:"wayReason,omitempty"`
+	Kept      bool   `json:"kept,omitempty"`
+	// BoundBy is what held the last preparation back: network, stream, disk or registry. Advice says what would help.
+	BoundBy string   `json:"boundBy,omitempty"`
+	Advice  []string `json:"advice,omitempty"`
 	// Message says what it waits for, or why it failed and what to do.
 	Message string `json:"message,omitempty"`
 	// Retry is when a failed image is tried again.
@@ -163,6 +181,23 @@ type Layer struct {
 	// Size is the compressed size in bytes, Done how much of it the node has.
 	Size int64 `json:"size"`
 	Done int64 `json:"done"`
+	// Unpacked is how much of it is laid out, in compressed bytes, where the way is Direct.
+	Unpacked int64 `json:"unpacked,omitempty"`
+	// Rate and Left are as in Image.
+	Rate int64         `json:"rate,omitempty"`
+	Left time.Duration `json:"left,omitempty"`
+	// Host is the registry host that its bytes come from.
+	Host string `json:"host,omitempty"`
 	// WaitingFor says what it waits for; empty while it moves.
 	WaitingFor string `json:"waitingFor,omitempty"`
+}
+
+// Unwanted is an image that is still on the node although it should go.
+type Unwanted struct {
+	// ImageID is the digest of its config, as CRI calls it.
+	ImageID string `json:"imageID"`
+	// Size is what it takes on the disk in bytes; 0 if unknown.
+	Size int64 `json:"size,omitempty"`
+	// Message says why it stays.
+	Message string `json:"message"`
 }

@@ -45,6 +45,9 @@ func (r NodeReport) Text(now time.Time) string {
 	writeTable(&b, r.registryRows())
 	writeTable(&b, r.certificateRows(now))
 	writeTable(&b, r.imageRows(now))
+	writeTable(&b, r.layerRows())
+	r.writeAdvice(&b)
+	writeTable(&b, r.unwantedRows())
 	return b.String()
 }
 
@@ -100,17 +103,84 @@ func (r NodeReport) certificateRows(now time.Time) [][]string {
 }
 
 func (r NodeReport) imageRows(now time.Time) [][]string {
-	rows := [][]string{{"IMAGE", "PHASE", "PINNED", "DONE", "REF", "MESSAGE"}}
+	rows := [][]string{{"IMAGE", "PHASE", "PINNED", "SIZE", "DONE", "WAY", "REF", "MESSAGE"}}
 	for _, i := range r.Images {
-		done := "-"
-		if i.BytesTotal > 0 {
-			done = fmt.Sprintf("%d%% of %s", i.BytesDone*100/i.BytesTotal, Bytes(i.BytesTotal))
-		}
 		msg := i.Message
+		if i.NotMountable {
+			msg = strings.TrimSuffix("present, not mountable: "+msg, ": ")
+		}
 		if !i.Retry.IsZero() {
 			msg += fmt.Sprintf(" (next try in %s)", max(i.Retry.Sub(now), 0).Round(time.Second))
 		}
-		rows = append(rows, []string{i.Name, string(i.Phase), yesNo(i.Pinned), done, i.Ref, msg})
+		rows = append(rows, []string{i.Name, string(i.Phase), yesNo(i.Pinned), orDash(i.Size), i.progress(), i.way(), i.Ref, msg})
+	}
+	return rows
+}
+
+// progress is what it has, and how fast the rest comes.
+func (i Image) progress() string {
+	if i.BytesTotal == 0 {
+		return "-"
+	}
+	s := fmt.Sprintf("%d%% of %s", i.BytesDone*100/i.BytesTotal, Bytes(i.BytesTotal))
+	if i.Rate > 0 {
+		s += fmt.Sprintf(", %s, %s left", Rate(i.Rate), Left(i.Left))
+	}
+	return s
+}
+
+// way is how its layers got in, and whether they stayed.
+func (i Image) way() string {
+	switch {
+	case i.Way == "":
+		return "-"
+	case i.Kept:
+		return i.Way + ", layers kept"
+	}
+	return i.Way
+}
+
+// layerRows are those of the layers under way.
+func (r NodeReport) layerRows() [][]string {
+	rows := [][]string{{"IMAGE", "LAYER", "PHASE", "DONE", "RATE", "LEFT", "HOST", "WAITS FOR"}}
+	for _, i := range r.Images {
+		for _, l := range i.Layers {
+			if l.Phase == ImagePending || l.Phase == ImageReady {
+				continue
+			}
+			rows = append(rows, []string{i.Name, Short(l.Digest), string(l.Phase),
+				fmt.Sprintf("%s of %s", Bytes(l.Done), Bytes(l.Size)), Rate(l.Rate), Left(l.Left), l.Host, l.WaitingFor})
+		}
+	}
+	return rows
+}
+
+// writeAdvice says what bound the last pulls, why they did not go the direct way, and what would help.
+func (r NodeReport) writeAdvice(b *strings.Builder) {
+	var lines []string
+	for _, i := range r.Images {
+		if i.WayReason != "" {
+			lines = append(lines, fmt.Sprintf("%s: not directly: %s", i.Name, i.WayReason))
+		}
+		if i.BoundBy != "" {
+			lines = append(lines, fmt.Sprintf("%s: bound by %s", i.Name, i.BoundBy))
+		}
+		for _, a := range i.Advice {
+			lines = append(lines, fmt.Sprintf("%s: advice: %s", i.Name, a))
+		}
+	}
+	if len(lines) > 0 {
+		b.WriteByte('\n')
+	}
+	for _, l := range lines {
+		b.WriteString(plain(l) + "\n")
+	}
+}
+
+func (r NodeReport) unwantedRows() [][]string {
+	rows := [][]string{{"UNWANTED IMAGE", "SIZE", "STAYS BECAUSE"}}
+	for _, u := range r.Unwanted {
+		rows = append(rows, []string{u.ImageID, orDash(u.Size), u.Message})
 	}
 	return rows
 }
@@ -157,6 +227,44 @@ func Bytes(n int64) string {
 		v, i = v/1024, i+1
 	}
 	return fmt.Sprintf("%.1f %ciB", v, units[i])
+}
+
+// Rate writes bytes a second as people read them; a dash for none.
+func Rate(n int64) string {
+	if n <= 0 {
+		return "-"
+	}
+	return Bytes(n) + "/s"
+}
+
+// RateOver is the Rate of n bytes in d.
+func RateOver(n int64, d time.Duration) string {
+	if d <= 0 {
+		return "-"
+	}
+	return Rate(int64(float64(n) / d.Seconds()))
+}
+
+// Left writes how long something takes still, to the second; a dash where that is not known.
+func Left(d time.Duration) string {
+	if d <= 0 {
+		return "-"
+	}
+	return max(d.Round(time.Second), time.Second).String()
+}
+
+// Short is what a person needs of a digest to tell it from the others.
+func Short(digest string) string {
+	const algorithm, hex = len("sha256:"), 12
+	return digest[:min(algorithm+hex, len(digest))]
+}
+
+// orDash writes a number of bytes, or a dash where it is not known.
+func orDash(n int64) string {
+	if n == 0 {
+		return "-"
+	}
+	return Bytes(n)
 }
 
 func ago(now, t time.Time) string {

@@ -42,7 +42,12 @@ func reports() map[string]NodeReport {
 				{Used: "ca harbor", Subject: "CN=Example CA", NotAfter: now.AddDate(0, 0, 400), State: "Valid"},
 				{Used: "client certificate node", Subject: "CN=gpu-7", NotAfter: since(25 * time.Hour), State: "Expired"}},
 			Images: []Image{{Name: "llama", Ref: "docker.io/example/llama:v1", Phase: ImageReady, Pinned: true,
-				BytesDone: 3 << 30, BytesTotal: 3 << 30}},
+				BytesDone: 3 << 30, BytesTotal: 3 << 30, Size: 7 << 30, Way: "Direct", Kept: true, BoundBy: "stream",
+				Advice: []string{"layer 3 is one 41.0 GiB gzip stream: repack it as zstd or uncompressed"}},
+				{Name: "weights", Ref: "docker.io/example/weights:v1", Phase: ImageReady, NotMountable: true,
+					Message: "an artifact of type application/vnd.cncf.model.manifest.v1+json", Way: "API",
+					WayReason: "the snapshotter is native"}},
+			Unwanted: []Unwanted{{ImageID: "sha256:0123", Size: 1 << 30, Message: "image is in use: container c"}},
 		},
 		"troubled": {
 			Config: ConfigStatus{Source: "config.yaml", Rejected: []string{"config.yaml:3: image: no such field",
@@ -53,7 +58,12 @@ func reports() map[string]NodeReport {
 				Message: "a: Conflict: b\nc: Flapping: d\n", LastTransitionTime: since(3 * time.Second)}},
 			Registries: []Registry{{Host: "quay.io", State: RegistryConflict, Message: "somebody's; set adopt: true"}},
 			Images: []Image{
-				{Name: "a", Ref: "a:v1", Phase: ImageFetching, BytesDone: 1 << 20, BytesTotal: 3 << 20, Message: "memory"},
+				{Name: "a", Ref: "a:v1", Phase: ImageFetching, BytesDone: 1 << 20, BytesTotal: 3 << 20, Message: "memory",
+					Rate: 1 << 19, Left: 4 * time.Second, Layers: []Layer{
+						{Digest: "sha256:" + strings.Repeat("0", 64), Phase: ImageFetching, Size: 2 << 20, Done: 1 << 20,
+							Rate: 1 << 19, Left: 2 * time.Second, Host: "harbor.example.com"},
+						{Digest: "sha256:" + strings.Repeat("1", 64), Phase: ImageFetching, Size: 1 << 20, WaitingFor: "memory"},
+						{Digest: "sha256:" + strings.Repeat("2", 64), Phase: ImagePending, Size: 1}}},
 				{Name: "b", Ref: "b:v1", Phase: ImageFailed, Message: "registry says \x1b[31mno\x1b[0m\r\tway",
 					Retry: now.Add(90 * time.Second)},
 				{Name: "c", Ref: "c:v1", Phase: ImageFailed, Message: "no", Retry: since(time.Second)}},
@@ -100,6 +110,18 @@ func TestBytes(t *testing.T) {
 	} {
 		if got := Bytes(n); got != want {
 			t.Errorf("Bytes(%d) = %s, want %s", n, got, want)
+		}
+	}
+}
+
+func TestRateAndLeft(t *testing.T) {
+	for got, want := range map[string]string{
+		Rate(0): "-", Rate(3 << 20): "3.0 MiB/s", RateOver(3<<20, 2*time.Second): "1.5 MiB/s", RateOver(1, 0): "-",
+		Left(0): "-", Left(90 * time.Second): "1m30s", Left(time.Millisecond): "1s",
+		Short("sha256:0123456789abcdef"): "sha256:0123456789ab", Short("x"): "x",
+	} {
+		if got != want {
+			t.Errorf("%s, want %s", got, want)
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hotplate-dev/hotplate/agent"
 	"github.com/hotplate-dev/hotplate/agent/config"
+	"github.com/hotplate-dev/hotplate/agent/images"
 	"github.com/hotplate-dev/hotplate/cmd/internal/cli"
 	"github.com/hotplate-dev/hotplate/hostconfig/apply"
 	"github.com/hotplate-dev/hotplate/hostconfig/daemon"
@@ -176,7 +177,7 @@ func (o *options) newAgent(p *parts, log *slog.Logger) (*agent.Agent, error) {
 		Prober:     prober,
 		Log:        log,
 		WatchHosts: func(ctx context.Context, changed func()) error { return apply.Watch(ctx, o.hostsDir, changed) },
-		NewPuller: func(limits config.Prefetch, creds agent.Logins) (agent.Puller, error) {
+		NewPuller: func(limits config.Prefetch, creds agent.Logins) (images.Puller, error) {
 			return prefetch.New(prefetchConfig(limits, prefetch.Config{
 				Hosts: prefetch.Hosts(o.hostsDir, creds),
 				Store: p.store,

@@ -76,7 +76,7 @@ func TestFlagsAndDefaults(t *testing.T) {
 	want := map[string]map[string]string{
 		"pull": {"address": address, "hosts-dir": hostsDir, "credentials": "", "output": "text", "pin": "false",
 			"platform":    "",
-			"snapshotter": "overlayfs", "max-parallel": "8"},
+			"snapshotter": "overlayfs", "max-parallel": "32"},
 		"lint":    {"containerd-version": ""},
 		"explain": {"hosts-dir": hostsDir, "containerd-version": ""},
 		"status":  {"output": "text", "state-dir": stateDir},

@@ -1,0 +1,131 @@
+package images
+
+import (
+	"context"
+	"time"
+
+	"github.com/hotplate-dev/hotplate/agent/report"
+	"github.com/hotplate-dev/hotplate/prefetch"
+)
+
+// looks asks containerd about one image after the other until ctx ends.
+func (w *Worker) looks(ctx context.Context) {
+	for ctx.Err() == nil {
+		e, digest, wait := w.nextLook()
+		if e == nil {
+			pause(ctx, w.look, wait)
+			continue
+		}
+		w.lookAtOne(ctx, e, digest)
+	}
+}
+
+// nextLook is the next image to look at and the digest that it should have, empty if any will do; or how long there is
+// none.
+func (w *Worker) nextLook() (e *image, digest string, wait time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	wait = recheckInterval
+	for _, e := range w.images {
+		if e.cancel != nil || e.looked && e.phase != report.ImageReady {
+			continue
+		}
+		until := time.Until(e.lookAt)
+		if until <= 0 {
+			return e, e.result.Target(), 0
+		}
+		wait = min(wait, until)
+	}
+	return nil, "", wait
+}
+
+// lookAtOne asks whether e is ready, and passes it to the scheduler if it is not.
+func (w *Worker) lookAtOne(ctx context.Context, e *image, digest string) {
+	w.mu.Lock()
+	puller := w.wanted.Puller
+	w.mu.Unlock()
+	asked, cancel := context.WithTimeout(ctx, storeTimeout)
+	res, ok, err := puller.Check(asked, e.want, digest)
+	cancel()
+	if ctx.Err() != nil {
+		return
+	}
+	if w.saw(e, res, ok, err) {
+		w.changed()
+	}
+	wake(w.schedule)
+}
+
+// saw takes what Check said of e, and reports whether that changes its phase.
+func (w *Worker) saw(e *image, res prefetch.Result, ok bool, err error) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	first := !e.looked
+	e.looked, e.lookAt = true, time.Now().Add(recheckInterval)
+	switch {
+	case e.cancel != nil: // Ensure began meanwhile and knows better
+		return false
+	case err != nil:
+		// Whether containerd answers is a condition of its own; the image is as ready as it was.
+		w.log.Debug("image not looked at", "image", e.name, "err", err)
+		e.lookAt = time.Now().Add(retryMin)
+		return false
+	case first:
+		// What we have pinned was Ready before this start, whatever has become of its tag since: that can wait.
+		if !ok || !res.Pinned || !e.want.Pin {
+			return false
+		}
+		w.log.Info("image is Ready from before", "image", e.name, "ref", e.want.Ref, "digest", res.Digest)
+		e.phase, e.result, e.unsure = report.ImageReady, res, true
+		e.message = "as it was before; not yet asked a registry whether the tag has moved"
+		return true
+	case ok:
+		e.result, e.message = res, w.note(e, res)
+		return false
+	}
+	w.log.Warn("image is not ready any more, preparing it again", "image", e.name, "why", res.Note)
+	e.phase, e.message, e.again, e.due = report.ImagePending, res.Note, true, time.Time{}
+	return true
+}
+
+// note is the message of a Ready image after a look. The caller holds mu.
+func (w *Worker) note(e *image, res prefetch.Result) string {
+	if e.unsure {
+		return e.message
+	}
+	return res.Note
+}
+
+// watch has Ready images looked at soon after an image record has changed, until ctx ends.
+func (w *Worker) watch(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-w.known:
+	}
+	for ctx.Err() == nil {
+		w.mu.Lock()
+		puller := w.wanted.Puller
+		w.mu.Unlock()
+		err := puller.Watch(ctx, w.lookSoon)
+		if ctx.Err() != nil {
+			return
+		}
+		w.log.Debug("changes of images are seen late: containerd tells none", "every", recheckInterval, "err", err)
+		pause(ctx, nil, retryMin)
+		w.lookSoon() // what changed meanwhile was not told
+	}
+}
+
+// lookSoon has all Ready images looked at in a moment, and not sooner: a pull changes many records.
+func (w *Worker) lookSoon() {
+	soon := time.Now().Add(lookDelay)
+	w.mu.Lock()
+	for _, e := range w.images {
+		if e.phase == report.ImageReady && e.lookAt.After(soon) {
+			e.lookAt = soon
+		}
+	}
+	w.mu.Unlock()
+	wake(w.look)
+}
