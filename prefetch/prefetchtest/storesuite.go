@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"slices"
 	"testing"
 	"time"
@@ -37,12 +38,17 @@ func TestStore(t *testing.T, newStore func(testing.TB) prefetch.Store) {
 		"a daemon that answers is back":                  (*storeTest).back,
 	} {
 		t.Run(name, func(t *testing.T) {
-			// Names of tests are stable, so images are, and differ from those of TestPrefetch.
-			seed := uint64(digest.FromString(name).Encoded()[0])<<8 | uint64(digest.FromString(name).Encoded()[1])
-			img := Build(t, 10_000+seed, 3*Chunk, 1000)
+			img := Build(t, seedOf(name), 3*Chunk, 1000)
 			test(&storeTest{Store: newStore(t), img: img, ref: "example.com/" + dashed(name) + ":v1"}, t)
 		})
 	}
+}
+
+// seedOf is the seed of a test's own image. Names of tests are stable, so images are. Build takes 16 bits of it.
+func seedOf(name string) uint64 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name)) // never fails
+	return uint64(h.Sum32())
 }
 
 func dashed(s string) string { return string(bytes.ReplaceAll([]byte(s), []byte(" "), []byte("-"))) }

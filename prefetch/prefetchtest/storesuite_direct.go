@@ -36,8 +36,7 @@ func TestDirectStore(t *testing.T, newStore func(testing.TB) prefetch.Store) {
 		"an image without its layers is there":         (*directTest).discarded,
 	} {
 		t.Run(name, func(t *testing.T) {
-			sum := digest.FromString(name).Encoded()
-			img := Build(t, 20_000+uint64(sum[0])<<8|uint64(sum[1]), 2*Chunk, 1000, 2000)
+			img := Build(t, seedOf(name), 2*Chunk, 1000, 2000)
 			s := &directTest{storeTest: storeTest{Store: newStore(t), img: img, ref: "example.com/" + dashed(name) + ":v1"}}
 			var err error
 			if s.way, err = s.Way(t.Context()); err != nil || s.way.Name != prefetch.Direct {

@@ -50,6 +50,9 @@ func (s *Store) Back(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if !isAway(err) {
 			return fmt.Errorf("ask containerd at %s for its CRI version: %w", s.cfg.Address, err)
 		}
