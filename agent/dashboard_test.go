@@ -12,12 +12,6 @@ import (
 
 // dashboard is what is read of a Grafana dashboard.
 type dashboard struct {
-	Templating struct {
-		List []struct {
-			Name  string `json:"name"`
-			Query any    `json:"query"`
-		} `json:"list"`
-	} `json:"templating"`
 	Panels []struct {
 		ID      int    `json:"id"`
 		Type    string `json:"type"`

@@ -5,13 +5,18 @@ import (
 	"runtime/debug"
 )
 
-// beside is what a program takes beside the memory that images may take: the runtime, connections, what is logged.
-const beside = 24 << 20
+const (
+	// heapShare is the part of prefetch's memory that is on Go's heap, which is what laying out layers takes. The
+	// rest is mapped chunks, of which the runtime knows nothing (prefetch/doc.go, Memory).
+	heapShare = 4
+	// beside is what a program has on its heap beside that, in bytes: connections, metadata, what is logged.
+	beside = 24 << 20
+)
 
-// LimitMemory has the garbage collector keep the program's heap near the memory that prefetch may take, in bytes: without
-// a limit the heap grows to twice of what is used. The limit is soft; who has set GOMEMLIMIT knows better.
+// LimitMemory has the garbage collector keep the heap near what is meant to be on it when prefetch may take so many
+// bytes: without a limit the heap grows to twice of what is used. The limit is soft; who has set GOMEMLIMIT knows better.
 func LimitMemory(prefetch int64) {
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(prefetch + beside)
+		debug.SetMemoryLimit(prefetch/heapShare + beside)
 	}
 }

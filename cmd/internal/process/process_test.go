@@ -125,7 +125,7 @@ func TestLimitMemory(t *testing.T) {
 	}
 	t.Setenv("GOMEMLIMIT", "")
 	LimitMemory(256 << 20)
-	if got, want := debug.SetMemoryLimit(-1), int64(280<<20); got != want {
+	if got, want := debug.SetMemoryLimit(-1), int64(88<<20); got != want {
 		t.Errorf("the limit is %d, want %d", got, want)
 	}
 }
