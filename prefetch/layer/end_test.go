@@ -91,7 +91,7 @@ func (r errReader) Read([]byte) (int, error) { return 0, r.err }
 
 // A layer that is refused while its blob still comes lets who feeds it know at once.
 func TestFeederHearsOfARefusedLayer(t *testing.T) {
-	tar := tarOf(t, hard("h", "none"), file("f", incompressible(4<<20)))
+	tar := tarOf(t, hard("h", "none"), file("f", incompressible(3<<20)))
 	for name, b := range kinds(t, tar) {
 		t.Run(name, func(t *testing.T) {
 			r, w := io.Pipe()
@@ -225,7 +225,7 @@ func TestRemoveAsWhoeverOwnsIt(t *testing.T) {
 
 // All that is ever allocated for a layer of one large file is more than what is held at a time.
 func TestMemoryIsWhatItSays(t *testing.T) {
-	large := tarOf(t, file("f", incompressible(24<<20)))
+	large := tarOf(t, file("f", incompressible(6<<20)))
 	stores := raw(nil).as(images.MediaTypeDockerSchema2LayerZstd).withID(raw(large).withID(gzipped(t, large).diffID).diffID)
 	tests := kinds(t, large)
 	tests["zstd with a window of 8 MiB"] = stores.with(stored(large, 23))
