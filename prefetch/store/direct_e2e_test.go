@@ -318,9 +318,13 @@ func TestAHalfMadeSnapshotIsRemoved(t *testing.T) {
 		s := storeOf(d)(t)
 		_, session := openDirect(t, s, "half")
 		layer := prefetchtest.Build(t, 35, 1000).LayerSnapshots(t)[0]
-		err := session.AddSnapshot(t.Context(), layer, func(string, []string) error { return d.Kill() })
-		if !errors.Is(err, prefetch.ErrAway) {
-			t.Errorf("%v, want ErrAway", err)
+		ctx, cancel := context.WithCancel(t.Context()) // or a restart would be waited for
+		err := session.AddSnapshot(ctx, layer, func(string, []string) error {
+			cancel()
+			return d.Kill()
+		})
+		if err == nil {
+			t.Error("a snapshot was made without a daemon")
 		}
 		if err := d.Restart(t.Context()); err != nil {
 			t.Fatal(err)
@@ -345,6 +349,33 @@ func TestAHalfMadeSnapshotIsRemoved(t *testing.T) {
 		got := snapshotTrace(t, c)
 		if _, ok := got[layer.Chain.String()]; !ok || len(got) != 1 {
 			t.Errorf("snapshots: %v", got)
+		}
+	})
+}
+
+// TestARestartWhileASnapshotIsFilled kills containerd, too: what was filled is kept.
+func TestARestartWhileASnapshotIsFilled(t *testing.T) {
+	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
+		_, session := openDirect(t, storeOf(d)(t), "filled")
+		chain := prefetchtest.Build(t, 39, 1000, 2000).LayerSnapshots(t)
+		err := session.AddSnapshot(t.Context(), chain[0], func(upper string, _ []string) error {
+			if err := d.Kill(); err != nil {
+				return err
+			}
+			if err := d.Restart(t.Context()); err != nil {
+				return err
+			}
+			return os.WriteFile(filepath.Join(upper, "file"), nil, 0o644)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = session.AddSnapshot(t.Context(), chain[1], func(_ string, lowers []string) error {
+			_, err := os.Stat(filepath.Join(lowers[0], "file"))
+			return err
+		})
+		if err != nil {
+			t.Error(err)
 		}
 	})
 }
