@@ -5,14 +5,18 @@ package store_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/hotplate-dev/hotplate/hack/rig"
+	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
 	"github.com/hotplate-dev/hotplate/prefetch"
 	"github.com/hotplate-dev/hotplate/prefetch/prefetchtest"
 )
@@ -150,4 +154,84 @@ func TestSpace(t *testing.T) {
 			t.Errorf("one filesystem has two devices: %+v", space)
 		}
 	})
+}
+
+// TestAnImageOfAPodIsNotRemoved has a container of CRI whose tag points at another image by now.
+func TestAnImageOfAPodIsNotRemoved(t *testing.T) {
+	const pause, ref = "registry.invalid/models/pause:v1", "example.com/moved:v1"
+	for _, line := range rigtest.Lines(t) {
+		t.Run(line, func(t *testing.T) {
+			d := rigtest.Containerd(t, rig.ContainerdConfig{
+				Line: line, HostsDir: pushPause(t), ExtraConfig: sandboxConfig(line, pause),
+			})
+			s, cri := storeOf(d)(t), rigtest.CRI(t, d)
+			if _, err := cri.PullImage(t.Context(), pause, nil); err != nil {
+				t.Fatal(err)
+			}
+			old, now := prefetchtest.Build(t, 44, 1000), prefetchtest.Build(t, 45, 2000)
+			present(t, s, old, ref)
+			id := createContainer(t, cri, ref)
+			present(t, s, now, ref)
+			if err := s.Remove(t.Context(), old.Config.Digest); !errors.Is(err, prefetch.ErrInUse) || !strings.Contains(err.Error(), id) {
+				t.Errorf("%v, want ErrInUse by %s", err, id)
+			}
+			_, err := cri.Runtime.RemoveContainer(t.Context(), &runtimeapi.RemoveContainerRequest{ContainerId: id})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Remove(t.Context(), old.Config.Digest); err != nil {
+				t.Errorf("used no more: %v", err)
+			}
+		})
+	}
+}
+
+// pushPause makes an image whose entry point waits for ever, as a sandbox's must, and returns a hosts directory for it.
+func pushPause(t *testing.T) string {
+	t.Helper()
+	reg := rigtest.Registry(t, rig.RegistryConfig{})
+	img, err := rig.BuildModelImage(rig.ModelSpec{Seed: 1, RawSize: 1 << 20, ShardSize: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rig.Push(t.Context(), reg.Host()+"/models/pause:v1", img, rig.PushOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	hosts := t.TempDir()
+	rigtest.Mirror{Host: "registry.invalid", URL: reg.URL()}.Write(t, hosts)
+	return hosts
+}
+
+func sandboxConfig(line, ref string) string {
+	if strings.HasPrefix(line, "1.") {
+		return fmt.Sprintf("[plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = %q\n", ref)
+	}
+	return fmt.Sprintf("[plugins.\"io.containerd.cri.v1.images\".pinned_images]\nsandbox = %q\n", ref)
+}
+
+// createContainer makes a pod on the node's network with one container.
+func createContainer(t *testing.T, cri *rig.CRI, ref string) (id string) {
+	t.Helper()
+	pod := &runtimeapi.PodSandboxConfig{
+		Metadata:     &runtimeapi.PodSandboxMetadata{Name: "pod", Namespace: "default", Uid: "1"},
+		LogDirectory: t.TempDir(),
+		Linux: &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
+			NamespaceOptions: &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE},
+		}},
+	}
+	sandbox, err := cri.Runtime.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: pod})
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := cri.Runtime.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{
+		PodSandboxId: sandbox.GetPodSandboxId(), SandboxConfig: pod,
+		Config: &runtimeapi.ContainerConfig{
+			Metadata: &runtimeapi.ContainerMetadata{Name: "serve"}, Image: &runtimeapi.ImageSpec{Image: ref},
+			Command: []string{"/serve"},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made.GetContainerId()
 }

@@ -153,8 +153,8 @@ func (s *Store) layoutOf(d daemon) (*layout, error) {
 // CRI configuration, and the others do not say.
 func (s *Store) discards(ctx context.Context, d daemon) (discards, known bool, err error) {
 	exports, _ := d.plugin(string(plugins.CRIServicePlugin), "images") // there is none in 1.x
-	if discards, err := strconv.ParseBool(exports["DiscardUnpackedLayers"]); err == nil {
-		return discards, true, nil
+	if v := exports["DiscardUnpackedLayers"]; v == "true" || v == "false" {
+		return v == "true", true, nil
 	}
 	resp, err := runtimeapi.NewRuntimeServiceClient(s.conn).Status(ctx, &runtimeapi.StatusRequest{Verbose: true})
 	if err != nil {
