@@ -58,12 +58,12 @@ func (o *pullOptions) bindLimits(flags *pflag.FlagSet) {
 	cfg.Default()
 	o.limits = cfg.Prefetch
 	flags.IntVar(&o.limits.MaxParallel, "max-parallel", o.limits.MaxParallel, "requests under way at once, at most 128")
-	flags.TextVar(&o.limits.Memory, "memory", o.limits.Memory, "memory that the pull may take")
-	flags.TextVar(&o.limits.MaxBandwidth, "max-bandwidth", o.limits.MaxBandwidth, "bytes a second, such as 100Mi; 0 is no limit")
+	flags.TextVar(&o.limits.Memory, "memory", o.limits.Memory, "`size` of the memory that the pull may take")
+	flags.TextVar(&o.limits.MaxBandwidth, "max-bandwidth", o.limits.MaxBandwidth, "`bytes` a second at most, such as 100Mi; 0 is no limit")
 	flags.StringVar(&o.keepLayers, "keep-layers", string(o.limits.KeepLayers),
 		"keep compressed layers beside the unpacked ones: Auto (as containerd is set), Always or Never")
 	flags.StringVar(&o.way, "way", string(o.limits.Way), "Auto, or API to have containerd unpack in any case")
-	flags.TextVar(&o.reserve, "disk-reserve", *o.limits.DiskReserve, "share of each filesystem that is left free")
+	flags.TextVar(&o.reserve, "disk-reserve", *o.limits.DiskReserve, "`percentage` of each filesystem that is left free")
 	flags.BoolVar(&o.limits.LowPriority, "low-priority", false, "let others go first where CPU or disk are short")
 }
 
