@@ -40,10 +40,7 @@ func (e *image) report() report.Image {
 		BoundBy: string(e.pulled.BoundBy), Advice: slices.Clone(e.pulled.Advice)}
 	switch e.phase {
 	case report.ImageReady:
-		r.Pinned, r.Size = e.result.Pinned, e.result.Size
-		if !e.result.Mountable {
-			r.Reason = report.NotMountable
-		}
+		r.Pinned, r.Size, r.NotMountable = e.result.Pinned, e.result.Size, !e.result.Mountable
 	case report.ImageFailed:
 		r.Retry = e.due
 	}

@@ -148,7 +148,6 @@ const (
 	WaitsForRegistry = "WaitsForRegistry" // Pending: the registry's part of the config is not applied
 	NotReadyAnyMore  = "NotReadyAnyMore"  // Pending: it was Ready, and lacks something now
 	AsBefore         = "AsBefore"         // Ready: from before the start; the registry has not been asked yet
-	NotMountable     = "NotMountable"     // Ready: an artifact that is no root filesystem
 )
 
 // Image is the state of one image of the config.
@@ -170,6 +169,8 @@ type Image struct {
 	Left time.Duration `json:"left,omitempty"`
 	// Size is what it takes on the disk in bytes, shared layers included; 0 if unknown.
 	Size int64 `json:"size,omitempty"`
+	// NotMountable is true for an artifact that is there but is no root filesystem.
+	NotMountable bool `json:"notMountable,omitempty"`
 	// Way is how its layers got in at the last preparation, Direct or API; WayReason why not directly. Kept tells whether
 	// the compressed layers stayed. All are empty when the agent has not prepared it since its start.
 	Way       string `json:"way,omitempty"`

@@ -106,7 +106,7 @@ func (r NodeReport) imageRows(now time.Time) [][]string {
 	rows := [][]string{{"IMAGE", "PHASE", "REASON", "PINNED", "SIZE", "DONE", "WAY", "REF", "MESSAGE"}}
 	for _, i := range r.Images {
 		msg := i.Message
-		if i.Reason == NotMountable {
+		if i.NotMountable {
 			msg = strings.TrimSuffix("present, not mountable: "+msg, ": ")
 		}
 		if !i.Retry.IsZero() {

@@ -44,7 +44,7 @@ func reports() map[string]NodeReport {
 			Images: []Image{{Name: "llama", Ref: "docker.io/example/llama:v1", Phase: ImageReady, Pinned: true,
 				BytesDone: 3 << 30, BytesTotal: 3 << 30, Size: 7 << 30, Way: "Direct", Kept: true, BoundBy: "stream",
 				Advice: []string{"layer 3 is one 41.0 GiB gzip stream: repack it as zstd or uncompressed"}},
-				{Name: "weights", Ref: "docker.io/example/weights:v1", Phase: ImageReady, Reason: NotMountable,
+				{Name: "weights", Ref: "docker.io/example/weights:v1", Phase: ImageReady, NotMountable: true,
 					Message: "an artifact of type application/vnd.cncf.model.manifest.v1+json", Way: "API",
 					WayReason: "the snapshotter is native"}},
 			Unwanted: []Unwanted{{ImageID: "sha256:0123", Size: 1 << 30, Message: "image is in use: container c"}},
