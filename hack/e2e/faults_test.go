@@ -67,11 +67,9 @@ func anything(r *http.Request) bool { return r.URL.Path != "/v2/" }
 // ranged matches requests for parts of blobs.
 func ranged(r *http.Request) bool { return isBlob(r) && r.Header.Get("Range") != "" }
 
-// weights matches requests for the largest layer, which is the last.
+// weights matches requests for the largest layer.
 func weights(img image) func(*http.Request) bool {
-	return func(r *http.Request) bool {
-		return isBlob(r) && strings.HasSuffix(r.URL.Path, img.layers[len(img.layers)-1].String())
-	}
+	return func(r *http.Request) bool { return isBlob(r) && strings.HasSuffix(r.URL.Path, img.largest.String()) }
 }
 
 // fault is one way in which a registry misbehaves.
@@ -127,6 +125,9 @@ func faults() []fault {
 	}
 }
 
+// drip is a rate that is a fault in itself.
+const drip = 32 << 10
+
 // counted counts the requests that a script misbehaves to.
 type counted struct {
 	mu sync.Mutex
@@ -137,7 +138,7 @@ func (c *counted) count(s script) script {
 	return func(r *http.Request) rig.Fault {
 		f := s(r)
 		faulty := f.Status != 0 || f.Header != nil || f.CutAfter != nil || f.FlipAt != nil || f.StallAfter != nil ||
-			f.IgnoreRange || f.Drop
+			f.IgnoreRange || f.Drop || f.BytesPerSecond == drip
 		if faulty {
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -175,69 +176,75 @@ func (n *node) wanting(img image, mirrors ...*site) *config.Config {
 }
 
 func TestAgentAndFaultyRegistry(t *testing.T) {
-	t.Parallel()
-	for _, f := range faults() {
-		t.Run(f.what, func(t *testing.T) {
-			t.Parallel()
-			row := shows(t, newest, "agent: "+f.what)
-			mirror := newMirror(t)
-			img := mirror.push(t, model())
-			hits := f.arm(mirror, img)
-			n := newNode(t, newest, nil)
-			n.writeConfig(n.wanting(img, mirror))
-			n.start()
-			if f.says != nil {
-				n.until(notReady, condition(report.HostsLive, report.True),
-					imageIs("model", report.ImageFailed, append(f.says, mirror.Host(), img.under(mirrored))...))
-				n.checkAbsent(allNames(img)...)
-				row.saw("Failed with \"%s\", CRI knows nothing of it", strings.Join(f.says, "\" and \""))
-				mirror.SetScript(nil)
-			}
-			n.until(ready, imageIs("model", report.ImageReady))
-			if hits.total() < f.hit {
-				t.Errorf("only %d answers were faulty, want at least %d", hits.total(), f.hit)
-			}
-			row.saw("%d faulty answers of %d; then Ready", hits.total(), len(mirror.asked()))
-			n.checkImage(mirror, img, allNames(img)...)
-			row.saw("kubelet's pulls by tag, alias and digest: %d requests, %d blobs", len(mirror.asked()), mirror.blobs())
-		})
-	}
+	forFaults(t, faults(), func(t *testing.T, line string, way config.Way, f fault) {
+		row := shows(t, line, fmt.Sprintf("agent, way %s: %s", way, f.what))
+		mirror := newMirror(t)
+		img := mirror.put(t, odd(t, model()), newName())
+		hits := f.arm(mirror, img)
+		n := newNode(t, line, nil)
+		n.way = way
+		n.writeConfig(n.wanting(img, mirror))
+		n.start()
+		if f.says != nil {
+			n.until(notReady, condition(report.HostsLive, report.True),
+				imageIs("model", report.ImageFailed, append(f.says, mirror.Host(), img.under(mirrored))...))
+			n.checkAbsent(allNames(img)...)
+			row.saw("Failed with \"%s\", CRI knows nothing of it", strings.Join(f.says, "\" and \""))
+			mirror.SetScript(nil)
+		}
+		n.until(ready, imageIs("model", report.ImageReady))
+		if hits.total() < f.hit {
+			t.Errorf("only %d answers were faulty, want at least %d", hits.total(), f.hit)
+		}
+		row.saw("%d faulty answers of %d; then Ready", hits.total(), len(mirror.asked()))
+		n.checkImage(mirror, img, allNames(img)...)
+		row.saw("kubelet's pulls by tag, alias and digest: %d requests, %d blobs", len(mirror.asked()), mirror.blobs())
+		n.checkOnly(img)
+	})
+}
+
+// forFaults runs a test for each fault, by each way and on each containerd line.
+func forFaults(t *testing.T, list []fault, test func(t *testing.T, line string, way config.Way, f fault)) {
+	forLinesAndWays(t, func(t *testing.T, line string, way config.Way) {
+		for _, f := range list {
+			t.Run(f.what, func(t *testing.T) {
+				t.Parallel()
+				test(t, line, way, f)
+			})
+		}
+	})
 }
 
 func TestPullAndFaultyRegistry(t *testing.T) {
-	t.Parallel()
-	for _, f := range faults() {
-		if !f.byHand {
-			continue
+	byHand := slices.DeleteFunc(faults(), func(f fault) bool { return !f.byHand })
+	forFaults(t, byHand, func(t *testing.T, line string, way config.Way, f fault) {
+		row := shows(t, line, fmt.Sprintf("hotplate pull, way %s: %s", way, f.what))
+		mirror := newMirror(t)
+		img := mirror.put(t, odd(t, model()), newName())
+		n := newNode(t, line, nil)
+		n.way = way
+		n.prepare(mirror)
+		hits := f.arm(mirror, img)
+		if f.says != nil {
+			res := n.pullByHand(img)
+			if res.code != 1 || !contains(res.err, append(f.says, mirror.Host(), img.under(mirrored))...) {
+				t.Errorf("exit code %d, want 1; the error should have %q:\n%s", res.code, f.says, res.err)
+			}
+			n.checkAbsent(img.under(mirrored))
+			row.saw("exit code %d", res.code)
+			mirror.SetScript(nil)
 		}
-		t.Run(f.what, func(t *testing.T) {
-			t.Parallel()
-			row := shows(t, newest, "hotplate pull: "+f.what)
-			mirror := newMirror(t)
-			img := mirror.push(t, model())
-			n := newNode(t, newest, nil)
-			n.prepare(mirror)
-			hits := f.arm(mirror, img)
-			if f.says != nil {
-				res := n.pullByHand(img)
-				if res.code != 1 || !contains(res.err, append(f.says, mirror.Host(), img.under(mirrored))...) {
-					t.Errorf("exit code %d, want 1; the error should have %q:\n%s", res.code, f.says, res.err)
-				}
-				n.checkAbsent(img.under(mirrored))
-				row.saw("exit code %d", res.code)
-				mirror.SetScript(nil)
-			}
-			if res := n.pullByHand(img); res.code != 0 {
-				t.Fatalf("exit code %d\n%s%s", res.code, res.out, res.err)
-			}
-			if hits.total() < f.hit {
-				t.Errorf("only %d answers were faulty, want at least %d", hits.total(), f.hit)
-			}
-			row.saw("%d faulty answers of %d; then exit code 0", hits.total(), len(mirror.asked()))
-			n.checkImage(mirror, img, img.under(mirrored), mirrored+"/"+img.repo+"@"+img.digest)
-			row.saw("kubelet's pulls: %d requests, %d blobs", len(mirror.asked()), mirror.blobs())
-		})
-	}
+		if res := n.pullByHand(img); res.code != 0 {
+			t.Fatalf("exit code %d\n%s%s", res.code, res.out, res.err)
+		}
+		if hits.total() < f.hit {
+			t.Errorf("only %d answers were faulty, want at least %d", hits.total(), f.hit)
+		}
+		row.saw("%d faulty answers of %d; then exit code 0", hits.total(), len(mirror.asked()))
+		n.checkImage(mirror, img, img.under(mirrored), mirrored+"/"+img.repo+"@"+img.digest)
+		row.saw("kubelet's pulls: %d requests, %d blobs", len(mirror.asked()), mirror.blobs())
+		n.checkOnly(img)
+	})
 }
 
 // prepare lets the agent write the hosts directory for mirrors, once, and writes a docker config with the login.

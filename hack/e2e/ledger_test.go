@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -139,4 +140,6 @@ func (l *ledger) check(n *node, img image, row *row) {
 func percent(n, of int64) float64 { return 100 * float64(n) / float64(of) }
 
 // ofBlob tells requests for blobs.
-func ofBlob(r rig.Request) bool { return strings.Contains(r.Path, "/blobs/") && r.Method == "GET" }
+func ofBlob(r rig.Request) bool {
+	return strings.Contains(r.Path, "/blobs/") && r.Method == http.MethodGet
+}

@@ -114,22 +114,28 @@ func (r rule) check(t *testing.T, line string, way config.Way, img image, refere
 	n.checkOnly(img)
 }
 
-// nth misbehaves towards the n-th request for a part of a blob.
+// largePart matches requests for a mebibyte of a blob or more.
+func largePart(r *http.Request) bool {
+	var from, to int64
+	n, err := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-%d", &from, &to)
+	return isBlob(r) && n == 2 && err == nil && to-from >= 1<<20-1
+}
+
+// nth misbehaves towards the n-th request for a large part of a blob.
 func nth(n int64, f rig.Fault) script {
 	var seen atomic.Int64
-	return always(func(r *http.Request) bool { return ranged(r) && seen.Add(1) == n }, f)
+	return always(func(r *http.Request) bool { return largePart(r) && seen.Add(1) == n }, f)
 }
 
 // slowFrontEnd answers one large part in four at a rate at which it takes a minute.
 func slowFrontEnd() script {
 	var seen atomic.Int64
 	return func(r *http.Request) rig.Fault {
-		var from, to int64
-		if n, err := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-%d", &from, &to); !isBlob(r) || n < 2 || err != nil {
+		if !isBlob(r) {
 			return rig.Fault{}
 		}
-		if to-from >= 1<<20 && seen.Add(1)%4 == 0 {
-			return rig.Fault{BytesPerSecond: 32 << 10}
+		if largePart(r) && seen.Add(1)%4 == 0 {
+			return rig.Fault{BytesPerSecond: drip}
 		}
 		return rig.Fault{BytesPerSecond: 4 << 20}
 	}

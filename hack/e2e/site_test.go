@@ -95,7 +95,8 @@ type image struct {
 	digest    string // of its manifest or index
 	id        string // the digest of its config: CRI's image ID
 	layers    []v1.Hash
-	size      int64 // of all blobs, each once: config and layers
+	largest   v1.Hash // of the layers
+	size      int64   // of all blobs, each once: config and layers
 }
 
 // under is the image's name below a registry host.
@@ -183,6 +184,7 @@ func describe(t *testing.T, img v1.Image, as image) image {
 		t.Fatal(err)
 	}
 	as.id, as.layers, as.size = id.String(), nil, int64(len(raw))
+	var most int64
 	for _, l := range layers {
 		d, err := l.Digest()
 		if err != nil {
@@ -194,6 +196,9 @@ func describe(t *testing.T, img v1.Image, as image) image {
 		}
 		if !slices.Contains(as.layers, d) {
 			as.size += size
+		}
+		if size > most {
+			as.largest, most = d, size
 		}
 		as.layers = append(as.layers, d)
 	}
