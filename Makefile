@@ -65,6 +65,11 @@ e2e-full: ## The same on every containerd line from 1.6 to 2.4; keeps the table 
 demo-small: build
 	DEMO_SIZE=150 $(GO) run ./hack/demo
 
+.PHONY: bench
+bench: build ## Compare with containerd, registry to Ready (BENCH=quick: three minutes); needs root
+	$(GO) run ./hack/setup containerd-2.4 registry
+	$(GO) run ./hack/bench
+
 .PHONY: crash
 crash: ## The long crash loops of the hosts directory's writer
 	HOTPLATE_FULL=1 $(GO) test -count=1 -timeout 60m ./hostconfig/apply

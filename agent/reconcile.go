@@ -283,7 +283,7 @@ func (r *reconciler) reportRegistries(receipt apply.Receipt, err error) bool {
 	case len(bad) > 0:
 		r.view.set(report.RegistriesConfigured, report.False, "NotAllApplied", strings.Join(bad, "\n"))
 	default:
-		r.view.set(report.RegistriesConfigured, report.True, "Applied", fmt.Sprintf("%d registries", len(r.regs)))
+		r.view.set(report.RegistriesConfigured, report.True, "Applied", count(len(r.regs), "registry", "registries"))
 	}
 	return err == nil && len(bad) == 0
 }
@@ -350,4 +350,12 @@ func (r *reconciler) notLive(v probe.Verdict) string {
 	}
 	return fmt.Sprintf("containerd does not read %s: %s. Set the registry config_path to exactly %q in containerd's config "+
 		"and restart containerd. The probe's pull ended with: %s", r.cfg.HostsDir, why, r.cfg.HostsDir, v.Cause)
+}
+
+// count writes a number and what is counted.
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }

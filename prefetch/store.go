@@ -96,8 +96,9 @@ type DirectSession interface {
 	// AddSnapshot makes the snapshot of a layer with this diff ID on top of the snapshot parent, which is empty for the
 	// first one; its name is their chain ID. fill puts the layer's entries into upper; lowers are the directories of the
 	// parents, nearest first. It is not called if the snapshot is there already. If someone else makes the same
-	// snapshot meanwhile, that is success, though what fill moved into upper is gone. Afterwards name and parent are
-	// looked at. On failure nothing half-made stays, as far as the daemon can be reached.
+	// snapshot meanwhile, that is success. A short absence of the daemon after fill is waited for. Afterwards name and
+	// parent are looked at. On failure nothing half-made stays, nor what fill moved into upper; with ErrAway it goes when
+	// the next session of the same key is opened.
 	AddSnapshot(ctx context.Context, layer LayerSnapshot, fill func(upper string, lowers []string) error) error
 	// Unpacked lets the config hold the last snapshot, so that it is not collected.
 	Unpacked(ctx context.Context, config ocispec.Descriptor, chain digest.Digest) error

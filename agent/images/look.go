@@ -96,7 +96,8 @@ func (w *Worker) note(e *image, res prefetch.Result) string {
 	return res.Note
 }
 
-// watch has Ready images looked at soon after an image record has changed, until ctx ends.
+// watch has Ready images looked at soon after an image record has changed, until ctx ends. A Puller that has been
+// replaced meanwhile tells just as well: all of them have the same containerd.
 func (w *Worker) watch(ctx context.Context) {
 	select {
 	case <-ctx.Done():

@@ -55,7 +55,10 @@ func (w *Worker) hasPlace(e *image) bool {
 }
 
 // fetching reports whether an image that is under way still needs the network. The caller holds mu.
-func (e *image) fetching() bool { return e.progress.Snapshot().Phase != prefetch.Unpacking }
+func (e *image) fetching() bool {
+	s := e.progress.Snapshot()
+	return s.Phase != prefetch.Unpacking && (s.BytesTotal == 0 || s.BytesDone < s.BytesTotal)
+}
 
 // begin marks e as under way. The caller holds mu.
 func (w *Worker) begin(e *image) {

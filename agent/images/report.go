@@ -44,10 +44,17 @@ func (e *image) report() report.Image {
 	case report.ImageFailed:
 		r.Retry = e.due
 	}
-	if e.progress == nil || e.phase == report.ImageReady {
+	if e.progress == nil {
 		return r
 	}
 	s := e.progress.Snapshot()
+	if e.phase == report.ImageReady { // as it was; this run is to make sure
+		if s.Phase == prefetch.Fetching || s.Phase == prefetch.Unpacking {
+			r.Message = fmt.Sprintf("its tag has moved to %s, of which %s of %s are there", report.Short(s.Digest),
+				report.Bytes(s.BytesDone), report.Bytes(s.BytesTotal))
+		}
+		return r
+	}
 	r.Digest, r.BytesDone, r.BytesTotal, r.Rate, r.Left = s.Digest, s.BytesDone, s.BytesTotal, s.Rate, s.Left
 	r.Way, r.WayReason, r.BoundBy, r.Advice, r.Kept = string(s.Way), s.WayReason, "", nil, false
 	if s.Phase != prefetch.Pending {

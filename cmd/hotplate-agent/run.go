@@ -17,6 +17,7 @@ import (
 	"github.com/hotplate-dev/hotplate/agent/config"
 	"github.com/hotplate-dev/hotplate/agent/images"
 	"github.com/hotplate-dev/hotplate/cmd/internal/cli"
+	"github.com/hotplate-dev/hotplate/cmd/internal/process"
 	"github.com/hotplate-dev/hotplate/hostconfig/apply"
 	"github.com/hotplate-dev/hotplate/hostconfig/daemon"
 	"github.com/hotplate-dev/hotplate/hostconfig/probe"
@@ -177,28 +178,26 @@ func (o *options) newAgent(p *parts, log *slog.Logger) (*agent.Agent, error) {
 		Prober:     prober,
 		Log:        log,
 		WatchHosts: func(ctx context.Context, changed func()) error { return apply.Watch(ctx, o.hostsDir, changed) },
-		NewPuller: func(limits config.Prefetch, creds agent.Logins) (images.Puller, error) {
-			return prefetch.New(prefetchConfig(limits, prefetch.Config{
-				Hosts: prefetch.Hosts(o.hostsDir, creds),
-				Store: p.store,
-				Log:   log,
-			}))
-		},
+		NewPuller:  o.newPuller(p, log),
 	})
 }
 
-// prefetchConfig is base with the limits of a config.
-func prefetchConfig(limits config.Prefetch, base prefetch.Config) prefetch.Config {
-	base.MaxParallel = limits.MaxParallel
-	base.MaxBandwidth = int64(limits.MaxBandwidth)
-	base.Memory = int64(limits.Memory)
-	base.KeepLayers = prefetch.KeepLayers(limits.KeepLayers)
-	base.MaxPinned = int64(limits.MaxPinned)
-	if limits.Way == config.WayAPI {
-		base.Way = prefetch.API
+// newPuller makes the Puller for the limits of a config, and sets those of the process.
+func (o *options) newPuller(p *parts, log *slog.Logger) func(config.Prefetch, agent.Logins) (images.Puller, error) {
+	lowered := false
+	return func(limits config.Prefetch, creds agent.Logins) (images.Puller, error) {
+		process.LimitMemory(int64(limits.Memory))
+		switch {
+		case limits.LowPriority && !lowered:
+			if err := process.LowerPriority(); err != nil {
+				log.Warn("pulls go on with the priority that they had", "err", err)
+			}
+			lowered = true
+		case lowered && !limits.LowPriority:
+			log.Warn("the agent keeps its low priority until it is restarted: to raise it needs a privilege")
+		}
+		return prefetch.New(cli.PrefetchConfig(limits, prefetch.Config{
+			Hosts: prefetch.Hosts(o.hostsDir, creds), Store: p.store, Log: log,
+		}))
 	}
-	if base.Reserve = limits.DiskReserve.Share(); base.Reserve == 0 {
-		base.Reserve = -1 // 0 would be the default
-	}
-	return base
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -50,7 +52,11 @@ func (o *options) uninstall(ctx context.Context, out io.Writer) (err error) {
 	defer func() { err = errors.Join(err, host.Close()) }()
 	receipt, err := host.Uninstall(ctx, loadGrace)
 	for _, path := range receipt.Changed {
-		fmt.Fprintf(out, "put back %s\n", path)
+		what := "put back"
+		if _, err := os.Lstat(filepath.Join(o.hostsDir, path)); errors.Is(err, fs.ErrNotExist) {
+			what = "removed"
+		}
+		fmt.Fprintf(out, "%s %s\n", what, path)
 	}
 	for _, l := range receipt.Left {
 		fmt.Fprintf(out, "left alone: %s: %s\n", l.Path, l.Reason)
@@ -61,9 +67,12 @@ func (o *options) uninstall(ctx context.Context, out io.Writer) (err error) {
 	if err := agent.Forget(o.stateDir); err != nil {
 		return err
 	}
+	if err := cli.CheckSocket(ctx, o.address); err != nil {
+		return fmt.Errorf("%s is as it was, but nobody can tell now whether hotplate has pinned images here; "+
+			"run uninstall again when containerd is back: %w", o.hostsDir, err)
+	}
 	if err := o.release(ctx, log, out); err != nil {
-		return fmt.Errorf("%s is as it was, but pins are left (is containerd away? run uninstall again when it is back): %w",
-			o.hostsDir, err)
+		return fmt.Errorf("%s is as it was, but images may be left pinned; run uninstall again: %w", o.hostsDir, err)
 	}
 	fmt.Fprintln(out, "uninstalled")
 	return nil

@@ -4,12 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
+	"strings"
 	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
+	"github.com/hotplate-dev/hotplate/agent/images"
 	"github.com/hotplate-dev/hotplate/agent/report"
 	"github.com/hotplate-dev/hotplate/prefetch"
 )
@@ -17,30 +18,16 @@ import (
 const (
 	barInterval  = 100 * time.Millisecond
 	lineInterval = 2 * time.Second
+	jsonInterval = time.Second
 )
 
-// every calls f now and then and a last time when the returned function is called, which waits for it.
-func every(interval time.Duration, f func(last bool)) (stop func()) {
-	quit, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		tick := time.NewTicker(interval)
-		defer tick.Stop()
-		for {
-			select {
-			case <-quit:
-				f(true)
-				return
-			case <-tick.C:
-				f(false)
-			}
-		}
-	}()
-	return func() {
-		close(quit)
-		<-done
-	}
-}
+// jsonHelp describes what jsonLines prints.
+const jsonHelp = "With --output json, each line is an object with event and ref. While an image is pulled, event is progress\n" +
+	"every second, and progress holds phase (Pending, Resolving, Fetching, Unpacking, Ready, Failed), bytesDone of\n" +
+	"bytesTotal (compressed; what was there counts as done), bytesFetched, rate in bytes a second, left in nanoseconds,\n" +
+	"waitingFor, way and wayReason, and layers with the same of each. At the end event is ready, and result holds digest,\n" +
+	"names, pinned, mountable, way, wayReason, kept, size, bytesFetched, duration in nanoseconds, boundBy, advice and note;\n" +
+	"or event is failed with error. Fields without a value are left out. The exit code is 1 if an image failed."
 
 // bars draws one bar a layer on a terminal.
 type bars struct{ out io.Writer }
@@ -49,13 +36,12 @@ func (b bars) follow(ref string, pr *prefetch.Progress) func() {
 	fmt.Fprintln(b.out, ref)
 	container := mpb.New(mpb.WithOutput(b.out), mpb.WithRefreshRate(barInterval), mpb.WithWidth(40))
 	var layers []*mpb.Bar
-	stop := every(barInterval, func(last bool) {
-		s := pr.Snapshot()
+	stop := images.Follow(pr, barInterval, func(s prefetch.Snapshot, last bool) {
 		for i, l := range s.Layers {
 			if i == len(layers) {
 				layers = append(layers, layerBar(container, pr, i, l))
 			}
-			layers[i].EwmaSetCurrent(l.Done, barInterval)
+			layers[i].SetCurrent(l.Done)
 		}
 		if last {
 			for _, bar := range layers {
@@ -69,27 +55,43 @@ func (b bars) follow(ref string, pr *prefetch.Progress) func() {
 	}
 }
 
-// layerBar is the bar of the layer at index i, with what it does or waits for at its end.
+// layerBar is the bar of the layer at index i, with its rate and what it does or waits for at its end.
 func layerBar(container *mpb.Progress, pr *prefetch.Progress, i int, l prefetch.Layer) *mpb.Bar {
 	return container.AddBar(l.Size,
 		mpb.PrependDecorators(
-			decor.Name(shortDigest(l.Digest), decor.WCSyncSpaceR),
+			decor.Name(report.Short(l.Digest), decor.WCSyncSpaceR),
 			decor.CountersKibiByte("% .1f / % .1f", decor.WCSyncSpace),
 		),
 		mpb.AppendDecorators(
-			decor.EwmaSpeed(decor.SizeB1024(0), "% .1f", 30, decor.WCSyncSpace),
 			decor.Any(func(decor.Statistics) string {
 				s := pr.Snapshot()
 				if i >= len(s.Layers) {
 					return ""
 				}
-				if w := s.Layers[i].WaitingFor; w != "" {
-					return " waits for " + w
-				}
-				return " " + string(s.Layers[i].Phase)
+				return " " + doing(s.Layers[i])
 			}),
 		),
 	)
+}
+
+// doing is how fast a layer comes, how long it takes still, and what it does or waits for.
+func doing(l prefetch.Layer) string {
+	var parts []string
+	if l.Rate > 0 {
+		parts = append(parts, pace(l.Rate, l.Left))
+	}
+	if l.Unpacked > 0 && l.Unpacked < l.Size {
+		parts = append(parts, report.Bytes(l.Unpacked)+" unpacked")
+	}
+	if l.WaitingFor != "" {
+		return strings.Join(append(parts, "waits for "+l.WaitingFor), ", ")
+	}
+	return strings.Join(append(parts, string(l.Phase)), ", ")
+}
+
+// pace is how fast bytes come, and how long the rest takes.
+func pace(rate int64, left time.Duration) string {
+	return report.Rate(rate) + ", " + report.Left(left) + " left"
 }
 
 func (b bars) done(ref string, res prefetch.Result, err error) { printResult(b.out, ref, res, err) }
@@ -98,23 +100,33 @@ func (b bars) done(ref string, res prefetch.Result, err error) { printResult(b.o
 type plainLines struct{ out io.Writer }
 
 func (p plainLines) follow(ref string, pr *prefetch.Progress) func() {
-	var fetched int64
-	return every(lineInterval, func(last bool) {
-		if last {
-			return
-		}
-		s := pr.Snapshot()
-		rate := float64(s.BytesFetched-fetched) / lineInterval.Seconds()
-		fetched = s.BytesFetched
-		fmt.Fprintf(p.out, "%s: %s %s of %s, %s/s\n", ref, s.Phase, report.Bytes(s.BytesDone), report.Bytes(s.BytesTotal),
-			report.Bytes(int64(rate)))
-		for _, l := range s.Layers {
-			if l.Phase == prefetch.Fetching {
-				fmt.Fprintf(p.out, "  %s %s of %s from %s %s\n", shortDigest(l.Digest), report.Bytes(l.Done),
-					report.Bytes(l.Size), l.Host, l.WaitingFor)
-			}
+	return images.Follow(pr, lineInterval, func(s prefetch.Snapshot, last bool) {
+		if !last {
+			p.show(ref, s)
 		}
 	})
+}
+
+func (p plainLines) show(ref string, s prefetch.Snapshot) {
+	line := fmt.Sprintf("%s: %s %s of %s", ref, s.Phase, report.Bytes(s.BytesDone), report.Bytes(s.BytesTotal))
+	if s.Rate > 0 {
+		line += ", " + pace(s.Rate, s.Left)
+	}
+	if s.WaitingFor != "" {
+		line += ", waits for " + s.WaitingFor
+	}
+	fmt.Fprintln(p.out, line)
+	for _, l := range s.Layers {
+		if l.Phase == prefetch.Pending || l.Phase == prefetch.Ready {
+			continue
+		}
+		from := ""
+		if l.Host != "" {
+			from = " from " + l.Host
+		}
+		fmt.Fprintf(p.out, "  %s %s of %s%s: %s\n", report.Short(l.Digest), report.Bytes(l.Done), report.Bytes(l.Size), from,
+			doing(l))
+	}
 }
 
 func (p plainLines) done(ref string, res prefetch.Result, err error) {
@@ -125,21 +137,47 @@ func printResult(out io.Writer, ref string, res prefetch.Result, err error) {
 	if err != nil {
 		return // the program ends with it
 	}
-	pinned := ""
+	state := "Ready"
+	if !res.Mountable {
+		state = "present, not mountable"
+	}
 	if res.Pinned {
-		pinned = ", pinned"
+		state += ", pinned"
 	}
-	fmt.Fprintf(out, "%s: Ready%s: %s, %s fetched in %s\n", ref, pinned, res.Digest, report.Bytes(res.BytesFetched),
-		res.Duration.Round(time.Millisecond))
-	if res.Note != "" {
-		fmt.Fprintf(out, "  note: %s\n", res.Note)
+	fmt.Fprintf(out, "%s: %s: %s, %s fetched in %s (%s)\n", ref, state, res.Digest, report.Bytes(res.BytesFetched),
+		res.Duration.Round(time.Millisecond), report.RateOver(res.BytesFetched, res.Duration))
+	line := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(out, "  %s: %s\n", name, value)
+		}
 	}
+	line("way", way(res))
+	line("bound by", string(res.BoundBy))
+	for _, a := range res.Advice {
+		line("advice", a)
+	}
+	line("note", res.Note)
+}
+
+// way says how the layers got in; empty when none had to.
+func way(res prefetch.Result) string {
+	if res.Way == "" {
+		return ""
+	}
+	s := string(res.Way)
+	if res.WayReason != "" {
+		s += " (" + res.WayReason + ")"
+	}
+	if res.Kept {
+		return s + ", compressed layers kept"
+	}
+	return s + ", compressed layers not kept"
 }
 
 // jsonLines prints one JSON object a line: progress events while it works, then a result event an image.
-type jsonLines struct{ out *os.File }
+type jsonLines struct{ out io.Writer }
 
-// event is one line of --output json.
+// event is one line of --output json. jsonHelp describes it.
 type event struct {
 	Event    string             `json:"event"` // progress, ready or failed
 	Ref      string             `json:"ref"`
@@ -149,23 +187,21 @@ type event struct {
 }
 
 func (j jsonLines) follow(ref string, pr *prefetch.Progress) func() {
-	enc := json.NewEncoder(j.out)
-	return every(time.Second, func(bool) {
-		s := pr.Snapshot()
-		_ = enc.Encode(event{Event: "progress", Ref: ref, Progress: &s}) // a reader that went away ends us by SIGPIPE
+	return images.Follow(pr, jsonInterval, func(s prefetch.Snapshot, _ bool) {
+		j.print(event{Event: "progress", Ref: ref, Progress: &s})
 	})
 }
 
 func (j jsonLines) done(ref string, res prefetch.Result, err error) {
-	e := event{Event: "ready", Ref: ref, Result: &res}
 	if err != nil {
-		e = event{Event: "failed", Ref: ref, Error: err.Error()}
+		j.print(event{Event: "failed", Ref: ref, Error: err.Error()})
+		return
 	}
-	_ = json.NewEncoder(j.out).Encode(e) // as above
+	j.print(event{Event: "ready", Ref: ref, Result: &res})
 }
 
-// shortDigest is what a person needs of a digest to tell it from the others.
-func shortDigest(d string) string {
-	const algorithm, hex = len("sha256:"), 12
-	return d[:min(algorithm+hex, len(d))]
+func (j jsonLines) print(e event) {
+	enc := json.NewEncoder(j.out)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(e) // a reader that went away ends us by SIGPIPE
 }

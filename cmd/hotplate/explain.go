@@ -25,7 +25,7 @@ func newExplain() *cobra.Command {
 		Short: "Say where containerd will look for an image, in order, and what it silently does",
 		Long: "explain reads a hosts directory as the given version of containerd does, and asks nobody. It prints the URLs in\n" +
 			"the order in which they are tried, what proves each host, and whether and when the registry that the image names\n" +
-			"is contacted.",
+			"is contacted. The exit code is 1 when every pull fails.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return explain(cmd.OutOrStdout(), hostsDir, version, args[0])
@@ -58,6 +58,9 @@ func explain(out io.Writer, hostsDir, version, image string) error {
 	}
 	fmt.Fprintf(out, "image:    %s\n", ref)
 	printResolution(out, res, root, ref)
+	if res.Failure != "" {
+		return fmt.Errorf("every pull of %s fails: see FAILS above", res.Host)
+	}
 	return nil
 }
 
@@ -87,11 +90,14 @@ func printResolution(out io.Writer, res hostconfig.Resolution, root string, ref 
 	if res.Failure != "" {
 		fmt.Fprintf(out, "FAILS:    every pull: %s\n", res.Failure)
 	}
-	fmt.Fprintf(out, "upstream: %s\n", res.UpstreamWhen)
 	for i, h := range res.Hosts {
 		fmt.Fprintf(out, "\n%d. %s\n", i+1, manifestURL(h, ref))
 		printHost(out, h)
 	}
+	if len(res.Hosts) > 0 {
+		fmt.Fprintln(out)
+	}
+	fmt.Fprintf(out, "upstream: %s\n", res.UpstreamWhen)
 	if len(res.Warnings) > 0 {
 		fmt.Fprintln(out)
 	}

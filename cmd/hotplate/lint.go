@@ -51,7 +51,7 @@ func lint(out io.Writer, path, version string) error {
 	var warnings []hostconfig.Warning
 	switch {
 	case filepath.Base(path) == hostconfig.HostsTOML:
-		warnings = hostconfig.LintHostsTOML(data, v)
+		warnings = append(hostconfig.LintHostsTOML(data, v), lintFilesOf(path, v)...)
 	case filepath.Ext(path) == ".toml":
 		warnings = hostconfig.LintContainerdConfig(data, v)
 	default:
@@ -84,6 +84,23 @@ func readBounded(path string) ([]byte, error) {
 		err = fmt.Errorf("%s is larger than %d bytes", path, maxLint)
 	}
 	return data, err
+}
+
+// lintFilesOf checks the certificates that a hosts.toml names beside it: with one missing, every pull fails. It says
+// nothing where the directory is not the one that containerd would read for its host.
+func lintFilesOf(path string, v hostconfig.Version) []hostconfig.Warning {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil
+	}
+	dir := filepath.Dir(path)
+	root, name := filepath.Split(dir)
+	root = filepath.Clean(root)
+	res, err := hostconfig.ExplainAt(os.DirFS(root), root, hostconfig.HostOfDir(name), v)
+	if err != nil || res.Dir != name || res.Failure == "" {
+		return nil
+	}
+	return []hostconfig.Warning{{Severity: hostconfig.Severe, Code: "every-pull-fails", Message: res.Failure}}
 }
 
 // lintConfig checks hotplate's own config. Files that it names and that are not on this machine are a warning: a config

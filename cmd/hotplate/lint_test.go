@@ -117,3 +117,25 @@ func TestLintReadsNoMoreThanAMebibyte(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestLintFindsThatACertificateIsMissing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "harbor.example.com_8443_", "hosts.toml")
+	if err := os.Mkdir(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const doc = "server = \"https://harbor.example.com:8443\"\nca = \"corp.pem\"\n"
+	if err := os.WriteFile(path, []byte(doc), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := hotplate("lint", path)
+	if err == nil || !strings.Contains(out, "corp.pem") || !strings.Contains(out, "[every-pull-fails]") {
+		t.Errorf("there is no corp.pem, and it says %v:\n%s", err, out)
+	}
+	ca := filepath.Join(filepath.Dir(path), "corp.pem")
+	if err := os.WriteFile(ca, hostconfigtest.CA(1).PEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := hotplate("lint", path); err != nil || strings.Contains(out, "every-pull-fails") {
+		t.Errorf("corp.pem is there, and it says %v:\n%s", err, out)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,23 +41,6 @@ func hotplate(args ...string) (string, error) {
 	return out.String(), err
 }
 
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatalf("%v (run with -update to write it)", err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got, -update writes it):\n%s", path, diff)
-	}
-}
-
 // flags returns a command's own flags and its parents', with their defaults.
 func flags(cmd *cobra.Command) map[string]string {
 	out := make(map[string]string)
@@ -76,7 +60,8 @@ func TestFlagsAndDefaults(t *testing.T) {
 	want := map[string]map[string]string{
 		"pull": {"address": address, "hosts-dir": hostsDir, "credentials": "", "output": "text", "pin": "false",
 			"platform":    "",
-			"snapshotter": "overlayfs", "max-parallel": "32"},
+			"snapshotter": "overlayfs", "max-parallel": "32", "memory": "256Mi", "max-bandwidth": "0", "keep-layers": "Auto",
+			"way": "Auto", "disk-reserve": "15%", "low-priority": "false"},
 		"lint":    {"containerd-version": ""},
 		"explain": {"hosts-dir": hostsDir, "containerd-version": ""},
 		"status":  {"output": "text", "state-dir": stateDir},
@@ -107,21 +92,26 @@ func TestWrongUse(t *testing.T) {
 		args []string
 		want string
 	}{
-		"pull without an image":      {[]string{"pull"}, "requires at least 1 arg"},
-		"lint of two files":          {[]string{"lint", "a", "b"}, "accepts 1 arg"},
-		"explain without an image":   {[]string{"explain"}, "accepts 1 arg"},
-		"status of something":        {[]string{"status", "x"}, `unknown command "x"`},
-		"an unknown command":         {[]string{"pul"}, `unknown command "pul"`},
-		"a log level, pull":          {[]string{"pull", "a", "--log-level=loud"}, `--log-level "loud"`},
-		"a log level, lint":          {[]string{"lint", "a", "--log-level=loud"}, `--log-level "loud"`},
-		"a log format, status":       {[]string{"status", "--log-format=xml"}, `--log-format "xml"`},
-		"an output of pull":          {[]string{"pull", "a", "-o", "xml"}, `--output "xml": use text or json`},
-		"an output of status":        {[]string{"status", "--output", "xml"}, `--output "xml": use text or json`},
-		"a version to explain":       {[]string{"explain", "a", "--containerd-version=x"}, "--containerd-version: "},
-		"a version to lint":          {[]string{"lint", "a", "--containerd-version=0.1"}, "--containerd-version: "},
-		"credentials that are not":   {[]string{"pull", "a", "--credentials=/does/not/exist"}, "read --credentials: "},
-		"credentials that are wrong": {[]string{"pull", "a", "--credentials=/dev/null"}, "read --credentials /dev/null: "},
-		"no reference":               {[]string{"explain", "UPPER"}, `image "UPPER"`},
+		"pull without an image":       {[]string{"pull"}, "requires at least 1 arg"},
+		"lint of two files":           {[]string{"lint", "a", "b"}, "accepts 1 arg"},
+		"explain without an image":    {[]string{"explain"}, "accepts 1 arg"},
+		"status of something":         {[]string{"status", "x"}, `unknown command "x"`},
+		"an unknown command":          {[]string{"pul"}, `unknown command "pul"`},
+		"a log level, pull":           {[]string{"pull", "a", "--log-level=loud"}, `--log-level "loud"`},
+		"a log level, lint":           {[]string{"lint", "a", "--log-level=loud"}, `--log-level "loud"`},
+		"a log format, status":        {[]string{"status", "--log-format=xml"}, `--log-format "xml"`},
+		"an output of pull":           {[]string{"pull", "a", "-o", "xml"}, `--output "xml": use text or json`},
+		"an output of status":         {[]string{"status", "--output", "xml"}, `--output "xml": use text or json`},
+		"a version to explain":        {[]string{"explain", "a", "--containerd-version=x"}, "--containerd-version: "},
+		"a version to lint":           {[]string{"lint", "a", "--containerd-version=0.1"}, "--containerd-version: "},
+		"credentials that are not":    {[]string{"pull", "a", "--credentials=/does/not/exist"}, "read --credentials: "},
+		"credentials that are wrong":  {[]string{"pull", "a", "--credentials=/dev/null"}, "read --credentials /dev/null: "},
+		"a memory that is none":       {[]string{"pull", "a", "--memory=1GB"}, "is not a number of bytes"},
+		"too little memory":           {[]string{"pull", "a", "--memory=1Mi"}, "prefetch.memory: is 1Mi; write at least 16Mi"},
+		"a way that cannot be forced": {[]string{"pull", "a", "--way=Direct"}, `prefetch.way: is "Direct"; write one of`},
+		"too much at once":            {[]string{"pull", "a", "--max-parallel=1000"}, "prefetch.maxParallel: is 1000"},
+		"containerd is away":          {[]string{"pull", "a", "--address=/does/not/exist"}, "connect to containerd (is it running"},
+		"no reference":                {[]string{"explain", "UPPER"}, `image "UPPER"`},
 	} {
 		if _, err := hotplate(c.args...); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %s", name, err, c.want)
@@ -134,6 +124,12 @@ func TestExitCodes(t *testing.T) {
 	if err := os.WriteFile(good, []byte("apiVersion: hotplate.dev/v1alpha1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	socket := filepath.Join(t.TempDir(), "c.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
 	for name, c := range map[string]struct {
 		args   []string
 		code   int
@@ -143,7 +139,7 @@ func TestExitCodes(t *testing.T) {
 		"no such config": {[]string{"lint", good + "x"}, 1, "hotplate: open " + good + "x: no such file or directory\n"},
 		"no agent": {[]string{"status", "--state-dir", filepath.Dir(good)}, 1,
 			"is it running, are you root, is --state-dir its own?"},
-		"json of a failed pull is on the output alone": {[]string{"pull", "-o", "json", "--address", good, "UPPER"}, 1, ""},
+		"json of a failed pull is on the output alone": {[]string{"pull", "-o", "json", "--address", socket, "UPPER"}, 1, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), os.Args[0], c.args...)

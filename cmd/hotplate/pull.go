@@ -7,11 +7,13 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/hotplate-dev/hotplate/agent"
 	"github.com/hotplate-dev/hotplate/agent/config"
 	"github.com/hotplate-dev/hotplate/cmd/internal/cli"
+	"github.com/hotplate-dev/hotplate/cmd/internal/process"
 	"github.com/hotplate-dev/hotplate/prefetch"
 	"github.com/hotplate-dev/hotplate/prefetch/store"
 )
@@ -21,16 +23,18 @@ type pullOptions struct {
 	address, hostsDir, snapshotter string
 	credentials, output, platform  string
 	pin                            bool
-	maxParallel                    int
+	limits                         config.Prefetch
+	keepLayers, way                string
+	reserve                        config.Percent
 }
 
 func newPull(log *cli.Log) *cobra.Command {
-	var o pullOptions
+	o := pullOptions{}
 	cmd := &cobra.Command{
 		Use:   "pull REF...",
 		Short: "Make images ready on this node: fetched, unpacked, known to CRI",
 		Long: "pull fetches images through the hosts directory, as containerd would, and returns when CRI reports them under\n" +
-			"their names and their snapshots exist. What is there already is not fetched again.",
+			"their names and their snapshots exist. What is there already is not fetched again.\n\n" + jsonHelp,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, refs []string) error {
 			return o.run(cmd.Context(), refs, log, os.Stdout)
@@ -43,13 +47,39 @@ func newPull(log *cli.Log) *cobra.Command {
 	flags.StringVar(&o.credentials, "credentials", "", "docker config JSON with the logins (default: none)")
 	flags.StringVar(&o.platform, "platform", "", "platform to pick from an index (default: the node's)")
 	flags.BoolVar(&o.pin, "pin", false, "protect the images from the kubelet's garbage collection")
-	flags.IntVar(&o.maxParallel, "max-parallel", prefetch.DefaultMaxParallel, "requests under way at once")
+	o.bindLimits(flags)
 	bindOutput(cmd, &o.output)
 	return cmd
 }
 
+// bindLimits adds the flags that are prefetch in the agent's config, with the same defaults.
+func (o *pullOptions) bindLimits(flags *pflag.FlagSet) {
+	cfg := config.Config{}
+	cfg.Default()
+	o.limits = cfg.Prefetch
+	flags.IntVar(&o.limits.MaxParallel, "max-parallel", o.limits.MaxParallel, "requests under way at once, at most 128")
+	flags.TextVar(&o.limits.Memory, "memory", o.limits.Memory, "`size` of the memory that the pull may take")
+	flags.TextVar(&o.limits.MaxBandwidth, "max-bandwidth", o.limits.MaxBandwidth, "`bytes` a second at most, such as 100Mi; 0 is no limit")
+	flags.StringVar(&o.keepLayers, "keep-layers", string(o.limits.KeepLayers),
+		"keep compressed layers beside the unpacked ones: Auto (as containerd is set), Always or Never")
+	flags.StringVar(&o.way, "way", string(o.limits.Way), "Auto, or API to have containerd unpack in any case")
+	flags.TextVar(&o.reserve, "disk-reserve", *o.limits.DiskReserve, "`percentage` of each filesystem that is left free")
+	flags.BoolVar(&o.limits.LowPriority, "low-priority", false, "let others go first where CPU or disk are short")
+}
+
+// checkLimits checks the flags as the config's fields are checked.
+func (o *pullOptions) checkLimits() error {
+	o.limits.KeepLayers, o.limits.Way = config.KeepLayers(o.keepLayers), config.Way(o.way)
+	o.limits.DiskReserve = &o.reserve
+	cfg := config.Config{APIVersion: config.APIVersion, Prefetch: o.limits}
+	if err := cfg.Validate(); err != nil {
+		return fmt.Errorf("flags, named as in the config: %w", err)
+	}
+	return nil
+}
+
 func (o *pullOptions) run(ctx context.Context, refs []string, logFlags *cli.Log, out *os.File) (err error) {
-	if err := checkOutput(o.output); err != nil {
+	if err := errors.Join(checkOutput(o.output), o.checkLimits()); err != nil {
 		return err
 	}
 	log, err := logFlags.Logger(os.Stderr)
@@ -60,6 +90,15 @@ func (o *pullOptions) run(ctx context.Context, refs []string, logFlags *cli.Log,
 	if err != nil {
 		return err
 	}
+	if err := cli.CheckSocket(ctx, o.address); err != nil {
+		return err // before a registry is asked in vain
+	}
+	process.LimitMemory(int64(o.limits.Memory))
+	if o.limits.LowPriority {
+		if err := process.LowerPriority(); err != nil {
+			return err
+		}
+	}
 	s, err := store.New(store.Config{
 		Address: o.address, Snapshotter: o.snapshotter, Owner: cli.PullOwner, Log: log,
 	})
@@ -67,13 +106,17 @@ func (o *pullOptions) run(ctx context.Context, refs []string, logFlags *cli.Log,
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	p, err := prefetch.New(prefetch.Config{
-		Hosts: prefetch.Hosts(o.hostsDir, creds), Store: s, Log: log, MaxParallel: o.maxParallel,
-	})
+	p, err := prefetch.New(cli.PrefetchConfig(o.limits, prefetch.Config{
+		Hosts: prefetch.Hosts(o.hostsDir, creds), Store: s, Log: log,
+	}))
 	if err != nil {
 		return err
 	}
-	show := o.display(out)
+	return o.pull(ctx, p, refs, o.display(out))
+}
+
+// pull makes one image after the other ready. One that fails does not keep the next from being tried.
+func (o *pullOptions) pull(ctx context.Context, p *prefetch.Prefetcher, refs []string, show display) error {
 	var errs []error
 	for _, ref := range refs {
 		img := prefetch.Image{Ref: ref, Platform: o.platform, Pin: o.pin}

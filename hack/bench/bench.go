@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hotplate-dev/hotplate/hack/bench/proc"
 	"github.com/hotplate-dev/hotplate/hack/bench/report"
 )
@@ -68,6 +70,9 @@ func (b *bench) open(ctx context.Context) error {
 		b.images = append(b.images, img)
 		b.report.Images = append(b.report.Images, img.report())
 	}
+	if err := b.checkSpace(); err != nil {
+		return err
+	}
 	for _, spec := range b.options.links {
 		l, err := spec.start(b.library)
 		if err != nil {
@@ -75,6 +80,25 @@ func (b *bench) open(ctx context.Context) error {
 		}
 		b.links = append(b.links, startedLink{l, spec.name})
 		b.report.Links = append(b.report.Links, report.Link{Name: spec.name, Description: spec.description})
+	}
+	return nil
+}
+
+// checkSpace returns an error if the largest image might not fit: its blobs, unpacked, and as much again to be far from
+// the reserve that hotplate leaves alone.
+func (b *bench) checkSpace() error {
+	var largest uint64
+	for _, i := range b.images {
+		largest = max(largest, uint64(i.bytes))
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(b.dir, &st); err != nil {
+		return fmt.Errorf("ask for the free space of %s: %w", b.dir, err)
+	}
+	free, need := st.Bavail*uint64(st.Bsize), 3*largest+st.Blocks*uint64(st.Bsize)*15/100
+	if free < need {
+		return fmt.Errorf("%s has %d MB free and needs %d MB: choose another BENCH_DIR, or smaller images with BENCH_IMAGES",
+			b.dir, free/1e6, need/1e6)
 	}
 	return nil
 }

@@ -1,8 +1,8 @@
 // Command bench compares how soon an image is Ready on a node: pulled by containerd as it comes, by containerd tuned as
 // well as it can be, and by hotplate. It needs root, and a machine with nothing else to do.
 //
-//	make bench                                    everything, three rounds: hours rather than minutes
-//	make bench BENCH=quick                        small images, one round: two minutes
+//	make bench                                    everything, three rounds: an hour or two
+//	make bench BENCH=quick                        small images, one round: three minutes
 //	make bench BENCH_IMAGES=A,C BENCH_LINKS=unlimited BENCH_ROUNDS=5 BENCH_CONTESTANTS=containerd-tuned,hotplate-kept
 //
 // BENCH_DIR is where images and daemons are (default: hotplate/bench in the user's cache directory), and so the disk that
@@ -28,7 +28,8 @@
 // # Links
 //
 // Blobs come over plain HTTP/1.1, so a connection carries one answer at a time. Unlimited is the registry itself, for a
-// proxy would cost all of them some of the two cores; what was sent is then counted in the registry's log. The slow link
+// proxy would cost all of them some of the cores that they share with the registry; what was sent is then counted in the
+// registry's log. The slow link
 // is [rig.Link]: TCP, one limit for each connection however many requests it carries, bytes moved by the kernel. The
 // flawed one looks at HTTP: [rig.Proxy] with the same limit, where of every twenty answers one comes at 2 MB/s and of
 // every hundred one is 429 with Retry-After: 1 or 503, in turn. Which ones is drawn from the round's number, in order of
@@ -41,7 +42,9 @@
 // (CheckLocalImagePullConfigs of internal/cri/config/config.go); a max_concurrent_downloads other than 3 among CRI's own
 // settings is such a thing, and turns off parallel unpacking. So the settings are those of io.containerd.transfer.v1.local
 // (plugins/transfer/plugin.go). That they take effect is shown by TestTunedSettingsTakeEffect. The other way can be
-// measured as well: containerd-tuned-local.
+// measured as well: containerd-tuned-local. containerd asks for each chunk without saying where it ends and closes the
+// connection when it has 8 MiB (core/remotes/docker/fetcher.go): the bytes that were on their way are among those that it
+// is said to have fetched, for the registry did send them.
 //
 // # Other containers
 //

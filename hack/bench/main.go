@@ -41,7 +41,10 @@ func run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
 	err = b.measure(ctx)
-	if errors.Is(err, context.Canceled) || len(b.report.Runs) == 0 {
+	if ctx.Err() != nil {
+		return errors.New("interrupted; the results of before stay")
+	}
+	if len(b.report.Runs) == 0 {
 		return err
 	}
 	if err != nil {

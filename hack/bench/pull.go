@@ -37,15 +37,24 @@ func (n *node) order(ctx context.Context, c contestant, hotplate, ref string) (u
 }
 
 // runHotplate runs one pull to its end.
-func (n *node) runHotplate(ctx context.Context, program string, flags []string, ref string) (used proc.Counters, err error) {
+func (n *node) runHotplate(ctx context.Context, program string, flags []string, ref string) (proc.Counters, error) {
 	args := append([]string{"pull", "--address", n.daemon.Address(), "--hosts-dir", n.hosts, "--output", "json"}, flags...)
-	cmd := exec.Command(program, append(args, ref)...)
+	used, err := runCounted(ctx, exec.Command(program, append(args, ref)...))
+	if err != nil {
+		return used, fmt.Errorf("hotplate: %w", err)
+	}
+	return used, nil
+}
+
+// runCounted runs a program to its end, or kills it when ctx ends, and returns what it used. The error of a program that
+// fails has the last line that it wrote.
+func runCounted(ctx context.Context, cmd *exec.Cmd) (used proc.Counters, err error) {
 	var out lastLines
 	cmd.Stdout, cmd.Stderr = &out, &out
 	// In a group of its own a Ctrl-C reaches only us.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
-		return used, fmt.Errorf("start hotplate: %w", err)
+		return used, err
 	}
 	pid := cmd.Process.Pid
 	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() }) // it may have ended by itself
@@ -58,7 +67,7 @@ func (n *node) runHotplate(ctx context.Context, program string, flags []string, 
 	}
 	used.PeakRSS = highest
 	if err := cmd.Wait(); err != nil {
-		return used, fmt.Errorf("hotplate: %w: %s", err, out.String())
+		return used, fmt.Errorf("%w: %s", err, out.String())
 	}
 	return used, waitErr
 }

@@ -26,7 +26,7 @@ func TestCredentialsWrongThenRight(t *testing.T) {
 			n.write("password", []byte(password))
 		}},
 		{"docker config JSON", func(n *node, c *config.Config, mirror *site, password string) {
-			n.write("docker.json", dockerConfig(mirror.Host(), user, password))
+			n.write("docker.json", dockerConfig(user, password, mirror.Host()))
 			c.Credentials = []config.Credential{{Name: "login", DockerConfigFile: n.etc("docker.json")}}
 		}},
 	} {

@@ -240,11 +240,15 @@ func TestPullAndFaultyRegistry(t *testing.T) {
 	}
 }
 
-// prepare lets the agent write the hosts directory for a mirror, once, and writes a docker config with the login.
-func (n *node) prepare(mirror *site) {
+// prepare lets the agent write the hosts directory for mirrors, once, and writes a docker config with the login.
+func (n *node) prepare(mirrors ...*site) {
 	n.t.Helper()
-	n.writeConfig(n.config(mirrored, config.Deny, mirror))
-	n.write("docker.json", dockerConfig(mirror.Host(), user, password))
+	n.writeConfig(n.config(mirrored, config.Deny, mirrors...))
+	var hosts []string
+	for _, m := range mirrors {
+		hosts = append(hosts, m.Host())
+	}
+	n.write("docker.json", dockerConfig(user, password, hosts...))
 	args := append(n.flags(), "--config", n.etc("config.yaml"), "--once", "--node-name", "gpu-1")
 	if res := n.run("hotplate-agent", args...); res.code != 0 {
 		n.t.Fatalf("hotplate-agent --once: exit code %d\n%s%s", res.code, res.out, res.err)
@@ -261,7 +265,7 @@ func (n *node) pullByHand(img image, more ...string) output {
 func (n *node) pullArgs(img image, more ...string) []string {
 	args := []string{"pull", "--address", n.containerd.Address(), "--hosts-dir", n.hosts(), "--credentials",
 		n.etc("docker.json"), "--max-parallel", "64", "--pin"}
-	if n.way != "" {
+	if n.way == config.WayAPI {
 		args = append(args, "--way", string(n.way))
 	}
 	return append(append(args, more...), img.under(mirrored))

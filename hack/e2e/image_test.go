@@ -154,9 +154,13 @@ func (n *node) checkAbsent(names ...string) {
 	n.checkContent()
 }
 
-// dockerConfig is a docker config JSON with a login for a host.
-func dockerConfig(host, user, password string) []byte {
-	return fmt.Appendf(nil, `{"auths": {%q: {"username": %q, "password": %q}}}`, host, user, password)
+// dockerConfig is a docker config JSON with a login for some hosts.
+func dockerConfig(user, password string, hosts ...string) []byte {
+	var auths []string
+	for _, h := range hosts {
+		auths = append(auths, fmt.Sprintf(`%q: {"username": %q, "password": %q}`, h, user, password))
+	}
+	return fmt.Appendf(nil, `{"auths": {%s}}`, strings.Join(auths, ", "))
 }
 
 // contains tells whether all texts are in s.

@@ -14,8 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ownFiles lists what hotplate has beside containerd's content and snapshots: partial blobs and layers. Empty directories
-// that are the frame for them do not count.
+// frame are the directories, below that of the owner, in which partial blobs and layers are: they may stay.
+const frame = 2
+
+// ownFiles lists what hotplate has beside containerd's content and snapshots: partial blobs and layers.
 func (n *node) ownFiles() (files []string) {
 	n.t.Helper()
 	for _, plugin := range []string{"io.containerd.content.v1.content", "io.containerd.snapshotter.v1.overlayfs"} {
@@ -28,7 +30,7 @@ func (n *node) ownFiles() (files []string) {
 				return err
 			}
 			rel, err := filepath.Rel(top, path)
-			if depth := strings.Count(rel, "/"); !e.IsDir() || depth >= 2 {
+			if !e.IsDir() || strings.Count(rel, "/") > frame {
 				files = append(files, path)
 			}
 			return err

@@ -91,8 +91,9 @@ func (n *node) snapshots(img image) (list []snapshot) {
 		list = append(list, snapshot{chain: chain, parent: info.Parent})
 		chain = info.Parent
 	}
-	const look = "e2e-look"
-	mounts, err := service.View(ctx, look, top)
+	look := fmt.Sprintf("e2e-look-%d", seeds.Add(1))
+	// Without the label, containerd's collector may be faster than we are.
+	mounts, err := service.View(ctx, look, top, snapshots.WithLabels(map[string]string{"containerd.io/gc.root": "now"}))
 	if err != nil {
 		n.t.Fatal(err)
 	}

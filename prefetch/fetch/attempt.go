@@ -103,12 +103,15 @@ func (a *attempt) look() {
 	}
 }
 
-// ended makes the attempt, whose last byte has come, a peer of others, unless it was too short or its reader paused: what
-// came meanwhile makes it look faster than it was.
+// mostPaused is how long the reader of a chunk that becomes a peer may have paused, or a third of the time it waited.
+const mostPaused = 100 * time.Millisecond
+
+// ended makes the attempt, whose last byte has come, a peer of others, unless it was too short or its reader paused for
+// long: what came meanwhile makes it look faster than it was.
 func (a *attempt) ended(now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.length < leastRescued || a.waited < now.Sub(a.begun)*3/4 {
+	if paused := now.Sub(a.begun) - a.waited; a.length < leastRescued || paused > max(mostPaused, a.waited/3) {
 		return
 	}
 	took := max(a.waited, time.Microsecond)

@@ -28,7 +28,7 @@ func TestLimitGrowsWhileConnectionsBringMore(t *testing.T) {
 		if least, _, last := limits(c, "a.example.com", 2*time.Second); least != startLimit || last < 16 {
 			t.Errorf("it began with %d and is %d after two seconds", least, last)
 		}
-		if least, _, _ := limits(c, "a.example.com", 20*time.Second); least < 16 {
+		if least, _, _ := limits(c, "a.example.com", 8*time.Second); least < 16 {
 			t.Errorf("it fell to %d", least)
 		}
 		stop()
@@ -77,7 +77,7 @@ func TestLimitDoesNotCollapseOnNoise(t *testing.T) {
 		if last < 16 {
 			t.Errorf("it is %d after four seconds", last)
 		}
-		if least, _, _ := limits(c, "a.example.com", 20*time.Second); least < 12 {
+		if least, _, _ := limits(c, "a.example.com", 8*time.Second); least < 12 {
 			t.Errorf("it fell to %d", least)
 		}
 		stop()

@@ -9,10 +9,20 @@
 //  3. Get fetches what is small, verified. Large blobs are fetched chunk by chunk from one Source at a time, by the
 //     caller, who knows what to do when the digest is wrong in the end.
 //
-// What happens on the way is in decorators of one idea each. Around a chunk: retrying (the only place that repeats)
-// around limited (how many at once) around ranged or whole (one request). Around every HTTP exchange, also those of
-// containerd's resolver: the gate (hosts that sent Retry-After) around the watchdog (no byte for 30 s) around
-// containerd's transport. Around containerd's authorizer: authorizer.
+// What happens on the way is in decorators of one idea each. Around a chunk, from the outside: retrying (the only place
+// that repeats what failed), limited (how many at once; a slot is held until the body is closed, and by nobody who only
+// waits), rescuing (a slow chunk goes on over another connection), ranged or whole (one request). Around every HTTP
+// exchange, also those of containerd's resolver: the gate (hosts that sent Retry-After), paced (MaxBandwidth), clocked
+// (how long a chunk waits for the network), the watchdog (no progress for 30 s), containerd's transport, tuned (HTTP/1.1,
+// so that every chunk has a connection of its own). Around containerd's authorizer: authorizer.
+//
+// Rules that need no configuration:
+//
+//	how many at once      what brings more throughput, at most MaxParallel over all hosts: see climb
+//	when a chunk is slow  a quarter of its peers' median speed, after the time they take and 250 ms: see attempt.due
+//	rescues               3 for a chunk, and one for every four chunks that ended, of which 8 are saved: see peers
+//
+// Time in which nobody reads, or in which we hold a request back ourselves, counts as slowness nowhere.
 //
 // What a reply means:
 //
@@ -20,7 +30,8 @@
 //	any other success            ErrRangeIgnored: ask for the blob in one stream
 //	another total size           an error of this host
 //	401                          new token, once more; then an error of this host
-//	429, 503 with Retry-After    nobody asks this host until then, at most 2 min; then once more
+//	429, 503 with Retry-After    nobody asks this host until then, at most 2 min; then once more. Where there is
+//	                             another host, that one is asked at once if it is more than 3 s
 //	5xx, 408, 429, cut, silent   once more, from the next byte, with growing waits, at most 8 times without progress
 //	anything else                an error of this host
 //

@@ -27,6 +27,8 @@ const (
 type link struct {
 	// speed is of the n-th answer, counted from 1, in bytes per second; 0 is silence. It is asked at every read.
 	speed func(n int) float64
+	// drip gives one byte at a read.
+	drip bool
 	// total bounds all answers together; 0 is no bound.
 	total float64
 	// status of the n-th answer with so many others under way; nil is 206 for all.
@@ -98,6 +100,9 @@ func (b *linkBody) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n := min(int64(len(p)), b.end-b.at, readStep)
+	if b.link.drip {
+		n = 1
+	}
 	speed := b.link.speed(b.n)
 	b.link.mu.Lock()
 	if share := b.link.total / float64(b.link.active); share > 0 {

@@ -83,7 +83,7 @@ func TestOneSlowAnswerInTwentyIsRescuedAndNoOther(t *testing.T) {
 		}}
 		c := onLinks(t, Config{}, map[string]*link{"a.example.com": l})
 		stop := load(t, sourceOf(t, c, "a.example.com"), 48)
-		time.Sleep(10 * time.Second)
+		time.Sleep(5 * time.Second)
 		stop()
 		s := c.Stats()["a.example.com"]
 		_, answers := l.given()

@@ -18,6 +18,10 @@ func tune(t *http.Transport, parallel int) {
 	t.ForceAttemptHTTP2, t.TLSNextProto = false, nil
 	t.Protocols = new(http.Protocols)
 	t.Protocols.SetHTTP1(true)
+	if t.TLSClientConfig != nil { // where HTTP/2 has been offered before, as Clone does
+		t.TLSClientConfig = t.TLSClientConfig.Clone()
+		t.TLSClientConfig.NextProtos = nil
+	}
 	t.MaxIdleConnsPerHost = max(parallel, idlePerHost)
 	t.MaxIdleConns = 2 * t.MaxIdleConnsPerHost
 	t.ReadBufferSize = readBuffer

@@ -38,7 +38,12 @@ func accepted() map[string]layering {
 	for i := range 127 {
 		many = append(many, []entry{file(fmt.Sprintf("priv/n%d/f", i%5), fmt.Sprint(i))})
 	}
+	wide := layering{base(), {}}
+	for i := range 1100 { // more than are read from a directory at once
+		wide[1] = append(wide[1], file(fmt.Sprintf("n%d/f", i), ""))
+	}
 	return map[string]layering{
+		"wide":                        wide,
 		"nothing":                     {{}, {}},
 		"unlisted parents":            {base(), {file("tmp/f", ""), file("priv/f", ""), file("priv/deep/g", ""), file("team/f", "")}},
 		"unlisted with nothing below": {base(), {file("new/f", ""), file("new/er/f", ""), file("priv/new/f", "")}},
@@ -82,7 +87,7 @@ func accepted() map[string]layering {
 		"base with whiteouts":       {{dir("d", 0o755), file("d/a", ""), file("d/b", ""), file("d/.wh.a", ""), file("e/.wh..wh..opq", ""), file("e/x", "")}, {file("d/c", "")}},
 		"base, opaque after":        {{file("d/a", ""), file("d/.wh..wh..opq", ""), file("d/b", "")}},
 		"global header":             {base(), {entry{Header: tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"comment": "x"}}}, file("f", "")}},
-		"long names":                {base(), {file(strings.Repeat("d/", 500)+"f", ""), file("priv/"+strings.Repeat("n", 255), "")}},
+		"long names":                {base(), {file(strings.Repeat("d/", 100)+"f", ""), file("priv/"+strings.Repeat("n", 255), "")}},
 		"many layers":               many,
 		"same file twice, unsorted": {base(), {file("priv/deep/f", "1"), file("tmp/x", ""), file("priv/deep/f", "22"), dir("priv/deep", 0o700), dir("priv", 0o711)}},
 	}

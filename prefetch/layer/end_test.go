@@ -91,7 +91,7 @@ func (r errReader) Read([]byte) (int, error) { return 0, r.err }
 
 // A layer that is refused while its blob still comes lets who feeds it know at once.
 func TestFeederHearsOfARefusedLayer(t *testing.T) {
-	tar := tarOf(t, hard("h", "none"), file("f", incompressible(4<<20)))
+	tar := tarOf(t, hard("h", "none"), file("f", incompressible(3<<20)))
 	for name, b := range kinds(t, tar) {
 		t.Run(name, func(t *testing.T) {
 			r, w := io.Pipe()
@@ -151,6 +151,44 @@ func TestMoveRefuses(t *testing.T) {
 	})
 }
 
+func TestMoveToAnotherFilesystem(t *testing.T) {
+	spec := layer.Spec{MediaType: raw(nil).media, Base: true, Dir: filepath.Join(t.TempDir(), "tree")}
+	tree, err := layer.Apply(t.Context(), spec, bytes.NewReader(tarOf(t, file("f", "x"))))
+	must(t, err)
+	upper, err := os.MkdirTemp("/dev/shm", "layer-")
+	if err != nil {
+		t.Skip("no second filesystem:", err)
+	}
+	defer os.RemoveAll(upper)
+	if err := tree.Move(upper, nil); !errors.Is(err, syscall.EXDEV) {
+		t.Errorf("Move: %v", err)
+	}
+}
+
+// What cannot be made up for later is found out before anything is moved.
+func TestMoveNeedsLowers(t *testing.T) {
+	needsOverlay(t)
+	for name, l := range map[string][]entry{
+		"default ACL below":           {file("acl/f", "")},
+		"unlisted directory replaced": {file("dir/f", ""), file("dir", "")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			img, _, err := byContainerd(t, blobs(t, layering{append(base(), dir("acl", 0o775).xattr("system.posix_acl_default", acl))}))
+			must(t, err)
+			spec := layer.Spec{MediaType: raw(nil).media, Dir: filepath.Join(tempDir(t), "tree")}
+			tree, err := layer.Apply(t.Context(), spec, bytes.NewReader(tarOf(t, l...)))
+			must(t, err)
+			upper := img.prepare(t, 1)
+			if err := tree.Move(upper, img.lowers(1)); !errors.Is(err, layer.ErrNeedsLowers) {
+				t.Errorf("Move: %v", err)
+			}
+			if left, err := os.ReadDir(upper); err != nil || len(left) > 0 {
+				t.Errorf("moved: %v, error %v", left, err)
+			}
+		})
+	}
+}
+
 func TestRemoveAsWhoeverOwnsIt(t *testing.T) {
 	const nobody = 65534
 	if os.Geteuid() != 0 {
@@ -187,7 +225,7 @@ func TestRemoveAsWhoeverOwnsIt(t *testing.T) {
 
 // All that is ever allocated for a layer of one large file is more than what is held at a time.
 func TestMemoryIsWhatItSays(t *testing.T) {
-	large := tarOf(t, file("f", incompressible(24<<20)))
+	large := tarOf(t, file("f", incompressible(6<<20)))
 	stores := raw(nil).as(images.MediaTypeDockerSchema2LayerZstd).withID(raw(large).withID(gzipped(t, large).diffID).diffID)
 	tests := kinds(t, large)
 	tests["zstd with a window of 8 MiB"] = stores.with(stored(large, 23))

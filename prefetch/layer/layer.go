@@ -33,7 +33,8 @@ type Spec struct {
 	Lowers []string
 }
 
-// Tree is a layer that has been laid out and verified. It belongs to one goroutine.
+// Tree is a layer that has been laid out and verified. It belongs to one goroutine. One that is not moved is removed with
+// Remove(Dir).
 type Tree struct {
 	Dir string
 	// Size is the length of the uncompressed tar in bytes, Entries how many headers it has.

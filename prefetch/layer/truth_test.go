@@ -2,6 +2,7 @@ package layer_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -14,7 +15,6 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/diff/apply"
 	"github.com/containerd/containerd/v2/core/mount"
-	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -49,17 +49,27 @@ func quiet(t testing.TB) {
 	must(t, log.SetLevel("panic"))
 }
 
+// provider is a content store in memory.
+type provider map[digest.Digest][]byte
+
+func (p provider) ReaderAt(_ context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
+	return readerAt{bytes.NewReader(p[desc.Digest])}, nil
+}
+
+type readerAt struct{ *bytes.Reader }
+
+func (readerAt) Close() error { return nil }
+
 // byContainerd unpacks the layers one after the other with containerd's own code, into mounts as its overlayfs snapshotter
 // gives them. It stops at the first layer that containerd refuses and returns how many it took, and the error.
 func byContainerd(t testing.TB, layers []blob) (image, int, error) {
 	t.Helper()
 	img := image{dir: tempDir(t)}
-	store, err := local.NewStore(tempDir(t))
-	must(t, err)
+	store := provider{}
 	applier := apply.NewFileSystemApplier(store)
 	for n, l := range layers {
 		desc := ocispec.Descriptor{MediaType: l.media, Digest: digest.FromBytes(l.data), Size: int64(len(l.data))}
-		must(t, content.WriteBlob(t.Context(), store, desc.Digest.String(), bytes.NewReader(l.data), desc))
+		store[desc.Digest] = l.data
 		upper := img.prepare(t, n)
 		mounts := []mount.Mount{{Type: "bind", Source: upper, Options: []string{"rw", "rbind"}}}
 		if n > 0 {

@@ -26,8 +26,8 @@ const (
 )
 
 // untouched is the modification time of a marked directory in which nothing has been made. Nothing else gives it to a
-// directory that is not listed.
-func untouched() time.Time { return time.Unix(1, 1) }
+// directory that is not listed. It is in whole seconds, for filesystems that know no smaller ones.
+func untouched() time.Time { return time.Unix(1, 0) }
 
 // watcher sees every header before archive.Apply does.
 type watcher struct {

@@ -10,3 +10,13 @@ import (
 func TestMemoryKeepsThePromisesOfAStore(t *testing.T) {
 	prefetchtest.TestStore(t, func(t testing.TB) prefetch.Store { return prefetchtest.NewMemStore(t) })
 }
+
+func TestMemoryKeepsThePromisesOfADirectStore(t *testing.T) {
+	direct := func(t testing.TB) prefetch.Store {
+		s := prefetchtest.NewMemStore(t)
+		s.Direct = true
+		return s
+	}
+	prefetchtest.TestStore(t, direct)
+	prefetchtest.TestDirectStore(t, direct)
+}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"hash/fnv"
 	"slices"
 	"testing"
 	"time"
@@ -31,14 +33,22 @@ func TestStore(t *testing.T, newStore func(testing.TB) prefetch.Store) {
 		"sweeping removes what nobody wants":             (*storeTest).sweep,
 		"unpacking what is unpacked already is no error": (*storeTest).unpackTwice,
 		"snapshots of another image are not its own":     (*storeTest).shared,
+		"an image that is removed is gone":               (*storeTest).remove,
+		"who watches is told of changes":                 (*storeTest).watch,
+		"a daemon that answers is back":                  (*storeTest).back,
 	} {
 		t.Run(name, func(t *testing.T) {
-			// Names of tests are stable, so images are, and differ from those of TestPrefetch.
-			seed := uint64(digest.FromString(name).Encoded()[0])<<8 | uint64(digest.FromString(name).Encoded()[1])
-			img := Build(t, 10_000+seed, 3*Chunk, 1000)
+			img := Build(t, seedOf(name), 3*Chunk, 1000)
 			test(&storeTest{Store: newStore(t), img: img, ref: "example.com/" + dashed(name) + ":v1"}, t)
 		})
 	}
+}
+
+// seedOf is the seed of a test's own image. Names of tests are stable, so images are. Build takes 16 bits of it.
+func seedOf(name string) uint64 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name)) // never fails
+	return uint64(h.Sum32())
 }
 
 func dashed(s string) string { return string(bytes.ReplaceAll([]byte(s), []byte(" "), []byte("-"))) }
@@ -293,15 +303,15 @@ func (s *storeTest) pin(t *testing.T) {
 	if !s.state(t).PinSupported {
 		return
 	}
-	for range 2 {
-		if err := s.Pin(t.Context(), id, 1000); err != nil {
+	for _, size := range []int64{1000, 1000, 2000} {
+		if err := s.Pin(t.Context(), id, size); err != nil {
 			t.Fatal(err)
 		}
-	}
-	s.until(t, "pinned", func(st prefetch.State) bool { return st.Pinned })
-	pins, err := s.Pins(t.Context())
-	if err != nil || !slices.ContainsFunc(pins, func(p prefetch.Pin) bool { return p.ImageID == id }) {
-		t.Errorf("pins: %v, %v", pins, err)
+		s.until(t, "pinned", func(st prefetch.State) bool { return st.Pinned })
+		want := prefetch.Pin{ImageID: id, Target: s.img.Manifest.Digest, Size: size}
+		if pins, err := s.Pins(t.Context()); err != nil || !slices.Contains(pins, want) {
+			t.Errorf("pins: %v, %v; want %v", pins, err, want)
+		}
 	}
 	for range 2 {
 		if err := s.Unpin(t.Context(), id); err != nil {
@@ -379,5 +389,67 @@ func (s *storeTest) shared(t *testing.T) {
 	}
 	if st := s.state(t, s.ref); !st.Snapshot || !st.Unpacked {
 		t.Errorf("after it is unpacked: %+v", st)
+	}
+}
+
+func (s *storeTest) remove(t *testing.T) {
+	session := s.open(t)
+	s.complete(t, session)
+	other, id := "example.com/another/name:v1", s.img.Config.Digest
+	if err := session.Publish(t.Context(), []string{s.ref, other}, s.img.Manifest); err != nil {
+		t.Fatal(err)
+	}
+	closeSession(t, session, false)
+	s.until(t, "visible", func(st prefetch.State) bool { return st.Visible[s.ref] == id })
+	for range 2 {
+		if err := s.Remove(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.until(t, "gone", func(st prefetch.State) bool {
+		return len(s.state(t, s.ref, other).Names) == 0 && st.Config == "" && !st.Snapshot
+	})
+}
+
+func (s *storeTest) watch(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	changed, result := make(chan struct{}), make(chan error, 1)
+	go func() {
+		result <- s.Watch(ctx, func() {
+			select {
+			case changed <- struct{}{}:
+			case <-ctx.Done():
+			}
+		})
+	}()
+	session := s.open(t)
+	s.complete(t, session)
+	// Nobody tells when the watch has begun.
+	for n := 0; ; n++ {
+		name := fmt.Sprintf("example.com/watched:v%d", n)
+		if err := session.Publish(t.Context(), []string{name}, s.img.Manifest); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-changed:
+		case <-time.After(100 * time.Millisecond):
+			continue
+		}
+		break
+	}
+	closeSession(t, session, false)
+	if err := s.Remove(t.Context(), s.img.Config.Digest); err != nil {
+		t.Fatal(err)
+	}
+	<-changed
+	cancel()
+	if err := <-result; err != nil {
+		t.Errorf("the end of the watch: %v", err)
+	}
+}
+
+func (s *storeTest) back(t *testing.T) {
+	if err := s.Back(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

@@ -19,6 +19,9 @@ import (
 // reconnect is how long gRPC waits at most before it dials again. containerd answers 70 to 270 ms after a restart.
 const reconnect = time.Second
 
+// restartTime is how long a restart of containerd is waited for where much would have to be done again otherwise.
+const restartTime = 10 * time.Second
+
 // cleanTimeout bounds what is done after the work was cancelled.
 const cleanTimeout = 10 * time.Second
 
@@ -33,8 +36,9 @@ func away(err *error) {
 // isAway knows a daemon that is away by the code of gRPC, a stream that broke off, or CRI that is still starting
 // (internal/cri/instrument/instrumented_service.go, checkInitialized, 2.4.2). A locked ingest has the code, too.
 func isAway(err error) bool {
+	var theirs fillError
 	switch {
-	case isLocked(err):
+	case isLocked(err), errors.As(err, &theirs):
 		return false
 	case errdefs.IsUnavailable(err), status.Code(err) == codes.Unavailable:
 		return true
@@ -50,6 +54,9 @@ func (s *Store) Back(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if !isAway(err) {
 			return fmt.Errorf("ask containerd at %s for its CRI version: %w", s.cfg.Address, err)
 		}
@@ -57,4 +64,11 @@ func (s *Store) Back(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// backSoon is Back for the time that a restart takes.
+func (s *Store) backSoon(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, restartTime)
+	defer cancel()
+	return s.Back(ctx)
 }

@@ -1,9 +1,28 @@
 package store
 
-import "time"
+import (
+	"time"
+
+	"github.com/containerd/containerd/api/services/introspection/v1"
+)
 
 // SetIdle changes how long a large partial layer is taken for someone else's.
 func (s *Store) SetIdle(d time.Duration) { s.idle = d }
 
 // KnowsPins is knowsPins.
 var KnowsPins = knowsPins
+
+// ClosedBy is the reason why what a daemon says of itself closes the direct way, or empty.
+func (s *Store) ClosedBy(version string, plugins ...*introspection.Plugin) string {
+	if _, err := s.layoutOf(daemon{version: version, plugins: plugins}); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// IsAway is isAway, Place is place, Directories is directories.
+var (
+	IsAway      = isAway
+	Place       = place
+	Directories = directories
+)

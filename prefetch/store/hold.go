@@ -205,7 +205,7 @@ func replace(path, target string) error {
 	if theirs, err := os.Lstat(target); err == nil && os.SameFile(ours, theirs) {
 		return nil // renaming one name of a file to another does nothing
 	}
-	tmp := fmt.Sprintf("%s.%d", path, time.Now().UnixNano())
+	tmp := filepath.Join(filepath.Dir(path), fmt.Sprintf("link-%d", time.Now().UnixNano()))
 	if err := os.Link(path, tmp); err != nil {
 		return err
 	}

@@ -36,10 +36,10 @@ func (s *Store) prove(ctx context.Context, at *layout) error {
 	}
 	for root, dir := range map[string]string{at.content: at.staging, at.snapshots: at.trees} {
 		if _, err := os.Stat(root); err != nil {
-			return closedf("containerd's directory cannot be seen from here: %v", err)
+			return closedBy("containerd's directory cannot be seen from here", err)
 		}
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return closedf("containerd's directory cannot be written from here: %v", err)
+			return closedBy("containerd's directory cannot be written from here", err)
 		}
 	}
 	if err := mayLayOut(at.trees); err != nil {
@@ -72,7 +72,7 @@ func (s *session) proveContent(ctx context.Context, at *layout) error {
 	desc := ocispec.Descriptor{Digest: digest.FromBytes(data), Size: int64(len(data))}
 	path := filepath.Join(at.staging, "probe-"+desc.Digest.Encoded())
 	if err := os.WriteFile(path, data, 0o600); err != nil {
-		return closedf("containerd's content root cannot be written from here: %v", err)
+		return closedBy("containerd's content root cannot be written from here", err)
 	}
 	defer os.Remove(path)
 	target, err := at.blob(desc.Digest)
@@ -84,7 +84,7 @@ func (s *session) proveContent(ctx context.Context, at *layout) error {
 	var file *os.LinkError
 	switch {
 	case errors.As(err, &file):
-		return closedf("files cannot be linked into containerd's content store: %v", err)
+		return closedBy("files cannot be linked into containerd's content store", err)
 	case errors.Is(err, errUnseen):
 		return closedf("%s is not the content root of the containerd at %s", at.content, s.store.cfg.Address)
 	case err != nil:
@@ -104,13 +104,13 @@ func (s *session) proveSnapshots(ctx context.Context, at *layout) error {
 	ctx = s.in(ctx)
 	tree, err := os.MkdirTemp(at.trees, "probe-")
 	if err != nil {
-		return closedf("the snapshotter's root cannot be written from here: %v", err)
+		return closedBy("the snapshotter's root cannot be written from here", err)
 	}
 	defer os.RemoveAll(tree)
 	const files = 3
 	for i := range files {
 		if err := os.WriteFile(filepath.Join(tree, fmt.Sprint(i)), nil, 0o600); err != nil {
-			return closedf("the snapshotter's root cannot be written from here: %v", err)
+			return closedBy("the snapshotter's root cannot be written from here", err)
 		}
 	}
 	sn, key := s.store.snapshots(), s.store.activeKey("probe")
@@ -128,8 +128,8 @@ func (s *session) proveSnapshots(ctx context.Context, at *layout) error {
 	}
 	info, err := os.Stat(upper)
 	if err != nil {
-		return closedf("the snapshotter's root %s is not what the containerd at %s sees there: %v",
-			at.snapshots, s.store.cfg.Address, err)
+		return closedBy(fmt.Sprintf("the snapshotter's root %s is not what the containerd at %s sees there",
+			at.snapshots, s.store.cfg.Address), err)
 	}
 	if st, ok := info.Sys().(*syscall.Stat_t); !ok || st.Uid != 0 {
 		return closedf("containerd runs in a user namespace")
@@ -139,7 +139,7 @@ func (s *session) proveSnapshots(ctx context.Context, at *layout) error {
 		return fmt.Errorf("count a snapshot for probing: %w", err)
 	}
 	if err := os.Rename(tree, filepath.Join(upper, "probe")); err != nil {
-		return closedf("directories cannot be moved into snapshots: %v", err)
+		return closedBy("directories cannot be moved into snapshots", err)
 	}
 	after, err := sn.Usage(ctx, key)
 	if err != nil {
@@ -151,11 +151,22 @@ func (s *session) proveSnapshots(ctx context.Context, at *layout) error {
 	return nil
 }
 
+// closedBy is a closed error because of one of the filesystem. A disk that is full closes no way, it is full for the other
+// one, too.
+func closedBy(what string, err error) error {
+	for _, full := range []error{unix.ENOSPC, unix.EDQUOT, unix.EMFILE, unix.ENFILE} {
+		if errors.Is(err, full) {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+	}
+	return closedf("%s: %v", what, err)
+}
+
 // checkNamespace closes the way in a user namespace, where owners of files are not what they seem.
 func checkNamespace() error {
 	data, err := os.ReadFile("/proc/self/uid_map")
 	if err != nil {
-		return closedf("it is not known whether this is a user namespace: %v", err)
+		return closedBy("it is not known whether this is a user namespace", err)
 	}
 	if f := strings.Fields(string(data)); len(f) != 3 || f[0] != "0" || f[1] != "0" || f[2] != "4294967295" {
 		return closedf("hotplate runs in a user namespace")
@@ -167,7 +178,7 @@ func checkNamespace() error {
 func mayLayOut(dir string) error {
 	probe, err := os.MkdirTemp(dir, "probe-")
 	if err != nil {
-		return closedf("containerd's directory cannot be written from here: %v", err)
+		return closedBy("containerd's directory cannot be written from here", err)
 	}
 	defer os.RemoveAll(probe)
 	for what, err := range map[string]error{
@@ -176,10 +187,27 @@ func mayLayOut(dir string) error {
 		"make whiteouts of overlayfs": unix.Mknod(filepath.Join(probe, "whiteout"), unix.S_IFCHR, 0),
 	} {
 		if err != nil {
-			return closedf("hotplate may not %s: %v", what, err)
+			return closedBy("hotplate may not "+what, err)
 		}
 	}
 	return nil
+}
+
+// removeProbes removes what probes and replacements that died have left in our directories. A link that is made changes
+// the file's status, so that its time is that of the link.
+func (l *layout) removeProbes() error {
+	var errs []error
+	for _, pattern := range []string{l.staging + "/probe-*", l.staging + "/link-*", l.trees + "/probe-*"} {
+		paths, err := filepath.Glob(pattern)
+		errs = append(errs, err)
+		for _, path := range paths {
+			var st unix.Stat_t
+			if unix.Lstat(path, &st) == nil && time.Since(time.Unix(st.Ctim.Unix())) > probeLife {
+				errs = append(errs, os.RemoveAll(path))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // clean does what must be done after ctx has ended, too, and whose failure harms nobody: everything expires by itself.

@@ -91,10 +91,14 @@ func (s *Store) discard(ctx context.Context, d digest.Digest) error {
 	return nil
 }
 
-// repairAll looks at every blob that has a record.
+// repairAll looks at every blob that has a record, and at our own directories.
 func (s *Store) repairAll(ctx context.Context) error {
-	if s.layout() == nil {
+	at := s.layout()
+	if at == nil {
 		return nil
+	}
+	if err := at.removeProbes(); err != nil {
+		return err
 	}
 	var bad []ocispec.Descriptor
 	err := s.content().Walk(ctx, func(info content.Info) error {

@@ -84,7 +84,7 @@ func (s *session) AddSnapshot(ctx context.Context, layer prefetch.LayerSnapshot,
 	if err != nil {
 		return fmt.Errorf("prepare snapshot %s: %w", name, err)
 	}
-	if err = s.fillAndCommit(ctx, layer, key, mounts, with, fill); err != nil {
+	if err = s.fillAndCommit(ctx, layer, key, mounts, with, fill); err != nil && !isAway(err) {
 		s.store.clean(ctx, "half-made snapshot "+key, func(ctx context.Context) error { return sn.Remove(ctx, key) })
 	}
 	if err != nil && !errdefs.IsAlreadyExists(err) {
@@ -108,13 +108,24 @@ func (s *session) fillAndCommit(ctx context.Context, layer prefetch.LayerSnapsho
 		return fmt.Errorf("prepare snapshot %s on %q: it has %d parents", layer.Chain, layer.Parent, len(lowers))
 	}
 	if err := fill(upper, lowers); err != nil {
-		return fmt.Errorf("fill snapshot %s: %w", layer.Chain, err)
+		return fmt.Errorf("fill snapshot %s: %w", layer.Chain, fillError{err})
 	}
-	if err := s.store.snapshots().Commit(ctx, layer.Chain.String(), key, snapshots.WithLabels(with)); err != nil {
+	commit := func() error {
+		return s.store.snapshots().Commit(ctx, layer.Chain.String(), key, snapshots.WithLabels(with))
+	}
+	if err = commit(); err != nil && isAway(err) && s.store.backSoon(ctx) == nil {
+		err = commit() // the lease has kept what is filled
+	}
+	if err != nil {
 		return fmt.Errorf("commit snapshot %s: %w", layer.Chain, err)
 	}
 	return nil
 }
+
+// fillError is an error of somebody else's, which says nothing about the daemon.
+type fillError struct{ error }
+
+func (e fillError) Unwrap() error { return e.error }
 
 // errWrongSnapshot is a snapshot that is not what its name says.
 var errWrongSnapshot = errors.New("snapshot is wrong")

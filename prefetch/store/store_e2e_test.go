@@ -48,6 +48,13 @@ func TestContainerdKeepsThePromisesOfAStore(t *testing.T) {
 
 const notKept = "direct, layers not kept"
 
+func TestContainerdKeepsThePromisesOfADirectStore(t *testing.T) {
+	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
+		prefetchtest.TestDirectStore(t, storeOf(d))
+		checkNothingLeft(t, d)
+	})
+}
+
 func TestPrefetchIntoContainerd(t *testing.T) {
 	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
 		cri := rigtest.CRI(t, d)

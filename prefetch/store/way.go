@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -17,9 +16,12 @@ import (
 	"github.com/hotplate-dev/hotplate/prefetch"
 )
 
-// testedLines are the release lines on which the direct way has been tried. What it relies on is how containerd works,
-// not what it promises.
-var testedLines = []string{"1.6", "1.7", "2.0", "2.1", "2.2", "2.3", "2.4"}
+// tested tells whether the direct way has been tried on a version's release line: 1.6, 1.7, or 2.0 to 2.4. What it relies
+// on is how containerd works, not what it promises.
+func tested(version string) bool {
+	n, ok := versionNumbers(version)
+	return ok && (n[0] == 1 && n[1] >= 6 && n[1] <= 7 || n[0] == 2 && n[1] <= 4)
+}
 
 // closed is a reason why the direct way is closed.
 type closed string
@@ -111,7 +113,7 @@ func (d daemon) plugin(kind, id string) (map[string]string, error) {
 // layoutOf finds containerd's directories by what it says of itself, and closes the way where something else than
 // containerd's own content store and overlayfs may be at work.
 func (s *Store) layoutOf(d daemon) (*layout, error) {
-	if n, ok := versionNumbers(d.version); !ok || !slices.Contains(testedLines, fmt.Sprintf("%d.%d", n[0], n[1])) {
+	if !tested(d.version) {
 		return nil, closedf("untested version: containerd %s", d.version)
 	}
 	if s.cfg.Snapshotter != DefaultSnapshotter {
@@ -150,12 +152,9 @@ func (s *Store) layoutOf(d daemon) (*layout, error) {
 // discards asks whether the daemon discards the blobs of layers that it has unpacked: 2.4 exports it, 1.x shows its
 // CRI configuration, and the others do not say.
 func (s *Store) discards(ctx context.Context, d daemon) (discards, known bool, err error) {
-	exports, err := d.plugin(string(plugins.CRIServicePlugin), "images")
-	if err == nil {
-		if v, ok := exports["DiscardUnpackedLayers"]; ok {
-			discards, err := strconv.ParseBool(v)
-			return discards, err == nil, nil
-		}
+	exports, _ := d.plugin(string(plugins.CRIServicePlugin), "images") // there is none in 1.x
+	if v := exports["DiscardUnpackedLayers"]; v == "true" || v == "false" {
+		return v == "true", true, nil
 	}
 	resp, err := runtimeapi.NewRuntimeServiceClient(s.conn).Status(ctx, &runtimeapi.StatusRequest{Verbose: true})
 	if err != nil {

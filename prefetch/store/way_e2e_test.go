@@ -4,11 +4,19 @@ package store_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hotplate-dev/hotplate/hack/rig"
 	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
+	"github.com/hotplate-dev/hotplate/prefetch"
+	"github.com/hotplate-dev/hotplate/prefetch/prefetchtest"
+	"github.com/hotplate-dev/hotplate/prefetch/store"
 )
 
 // discardConfig sets discard_unpacked_layers in the form of the line.
@@ -19,7 +27,7 @@ func discardConfig(line string) string {
 	return "[plugins.\"io.containerd.cri.v1.images\"]\ndiscard_unpacked_layers = true\n"
 }
 
-func TestDiscards(t *testing.T) {
+func TestWhetherTheDaemonDiscards(t *testing.T) {
 	for _, line := range rigtest.Lines(t) {
 		for _, set := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s set %v", line, set), func(t *testing.T) {
@@ -31,7 +39,6 @@ func TestDiscards(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				t.Logf("%+v", way)
 				tells := strings.HasPrefix(line, "1.") || line == "2.4"
 				if way.DiscardsKnown != tells || way.Discards != (set && tells) {
 					t.Errorf("set %v: %+v", set, way)
@@ -39,4 +46,141 @@ func TestDiscards(t *testing.T) {
 			})
 		}
 	}
+}
+
+// checkClosed looks at the reason why the direct way is closed.
+func checkClosed(t *testing.T, s prefetch.Store, reason string) {
+	t.Helper()
+	way, err := s.Way(t.Context())
+	if err != nil || way.Name != prefetch.API || !strings.Contains(way.Reason, reason) || way.Staging != "" || way.Trees != "" {
+		t.Errorf("%+v, %v; want it closed because of %q", way, err, reason)
+	}
+}
+
+// TestAnIsolatedContentStore also shows that such a daemon keeps all promises on the other way.
+func TestAnIsolatedContentStore(t *testing.T) {
+	for _, line := range rigtest.Lines(t) {
+		t.Run(line, func(t *testing.T) {
+			d := rigtest.Containerd(t, rig.ContainerdConfig{
+				Line:        line,
+				ExtraConfig: "[plugins.\"io.containerd.metadata.v1.bolt\"]\ncontent_sharing_policy = \"isolated\"\n",
+			})
+			checkClosed(t, storeOf(d)(t), `content sharing policy is "isolated"`)
+			prefetchtest.TestStore(t, func(t testing.TB) prefetch.Store {
+				s := storeOf(d)(t)
+				if _, err := s.Way(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				return s
+			})
+			checkNothingLeft(t, d)
+		})
+	}
+}
+
+func TestAnotherSnapshotter(t *testing.T) {
+	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
+		s, err := store.New(store.Config{Address: d.Address(), Log: prefetchtest.Logger(t), Snapshotter: "native"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		checkClosed(t, s, "the snapshotter is native")
+	})
+}
+
+// TestBlobsOnAnotherMount mounts the directory of blobs again: links do not go from one mount to another, even of the
+// same filesystem.
+func TestBlobsOnAnotherMount(t *testing.T) {
+	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
+		s := storeOf(d)(t)
+		openDirect(t, s, "open")
+		for _, tc := range []struct{ dir, reason string }{
+			{"io.containerd.content.v1.content/blobs", "files cannot be linked into containerd's content store"},
+			{"io.containerd.snapshotter.v1.overlayfs/snapshots", "directories cannot be moved into snapshots"},
+		} {
+			dir := filepath.Join(d.Root(), tc.dir)
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+				t.Fatal(err)
+			}
+			checkClosed(t, s, tc.reason)
+			if err := unix.Unmount(dir, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		openDirect(t, s, "open again")
+	})
+}
+
+// TestDirectoriesThatAreNotTheDaemons looks from a mount namespace that sees other things at the daemon's paths.
+func TestDirectoriesThatAreNotTheDaemons(t *testing.T) {
+	const content, overlay = "io.containerd.content.v1.content", "io.containerd.snapshotter.v1.overlayfs"
+	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
+		s := storeOf(d)(t)
+		openDirect(t, s, "open")
+		for _, tc := range []struct {
+			name, dir, reason string
+			flags             uintptr
+		}{
+			{"nothing there", "", "cannot be seen from here", 0},
+			{"another content root", content, "is not the content root of the containerd at", 0},
+			{"another snapshotter's root", overlay, "is not what the containerd at", 0},
+			{"a content root that is read-only", content, "cannot be written from here", unix.MS_RDONLY},
+		} {
+			t.Run(tc.name, func(t *testing.T) {
+				done := make(chan struct{})
+				go func() { // it keeps its thread, which ends with it
+					defer close(done)
+					runtime.LockOSThread()
+					if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
+						t.Error(err)
+						return
+					}
+					dir := filepath.Join(d.Root(), tc.dir)
+					for _, err := range []error{
+						unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+						unix.Mount("tmpfs", dir, "tmpfs", tc.flags, ""),
+					} {
+						if err != nil {
+							t.Error(err)
+							return
+						}
+					}
+					checkClosed(t, s, tc.reason)
+				}()
+				<-done
+			})
+		}
+		openDirect(t, s, "open again")
+	})
+}
+
+// TestContainerdLeavesOurDirectoriesAlone restarts it and lets it collect.
+func TestContainerdLeavesOurDirectoriesAlone(t *testing.T) {
+	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
+		s := storeOf(d)(t)
+		way, err := s.Way(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		files := []string{filepath.Join(way.Staging, "file"), filepath.Join(way.Trees, "file")}
+		for _, f := range files {
+			if err := os.WriteFile(f, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		collect(t, connect(t, d))
+		if err := d.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		collect(t, connect(t, d))
+		for _, f := range files {
+			if _, err := os.Stat(f); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }

@@ -4,12 +4,17 @@ import (
 	"bytes"
 	"encoding/json"
 	"log/slog"
+	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 
+	"github.com/hotplate-dev/hotplate/agent/config"
 	"github.com/hotplate-dev/hotplate/cmd/internal/cli"
+	"github.com/hotplate-dev/hotplate/prefetch"
 )
 
 func parse(t *testing.T, args ...string) *cli.Log {
@@ -77,5 +82,40 @@ func TestWrongLogFlags(t *testing.T) {
 		if _, err := parse(t, arg).Logger(nil); err == nil || err.Error() != want {
 			t.Errorf("%s: %v, want %s", arg, err, want)
 		}
+	}
+}
+
+func TestCheckSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.sock")
+	if err := cli.CheckSocket(t.Context(), path); err == nil || !strings.Contains(err.Error(), "is it running") ||
+		!strings.Contains(err.Error(), path) {
+		t.Errorf("there is no socket: %v", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, address := range []string{path, "unix://" + path} {
+		if err := cli.CheckSocket(t.Context(), address); err != nil {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+}
+
+func TestPrefetchConfig(t *testing.T) {
+	cfg := config.Config{}
+	cfg.Default()
+	want := prefetch.Config{MaxParallel: 32, Memory: 256 << 20, KeepLayers: prefetch.KeepAuto, Reserve: 0.15, ChunkSize: 7}
+	if diff := cmp.Diff(want, cli.PrefetchConfig(cfg.Prefetch, prefetch.Config{ChunkSize: 7})); diff != "" {
+		t.Errorf("defaults (-want +got):\n%s", diff)
+	}
+	want = prefetch.Config{MaxParallel: 5, Memory: 1 << 30, MaxBandwidth: 1 << 20, KeepLayers: prefetch.KeepNever,
+		Reserve: -1, MaxPinned: 2 << 30, Way: prefetch.API}
+	got := cli.PrefetchConfig(config.Prefetch{MaxParallel: 5, Memory: config.Gi, MaxBandwidth: config.Mi,
+		KeepLayers: config.KeepNever, DiskReserve: new(config.Percent(0)), MaxPinned: 2 * config.Gi, Way: config.WayAPI},
+		prefetch.Config{})
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -49,16 +49,16 @@ func pullTables(b *strings.Builder, r *Report) {
 	for _, link := range r.Links {
 		fmt.Fprintf(b, "## Link %s\n\n", link.Name)
 		b.WriteString("| image | contestant | seconds (fastest to slowest) | of tuned | of default | RSS hotplate MiB " +
-			"| RSS containerd MiB | CPU s | fetched MB | requests | written MB | disk MB | failed |\n" +
-			"|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+			"| RSS containerd MiB | CPU s hotplate | CPU s containerd | fetched MB | requests | written MB | disk MB | failed |\n" +
+			"|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
 		for _, c := range r.Summary.Cells {
 			if c.Link != link.Name {
 				continue
 			}
-			fmt.Fprintf(b, "| %s | %s | %s%.2f (%.2f to %.2f) | %s | %s | %s | %.0f | %.1f | %.0f | %d | %.0f | %.0f | %s |\n",
+			fmt.Fprintf(b, "| %s | %s | %s%.2f (%.2f to %.2f) | %s | %s | %s | %.0f | %s | %.1f | %.0f | %d | %.0f | %.0f | %s |\n",
 				c.Image, c.Contestant, atLeast(c), c.Seconds, c.Fastest, c.Slowest,
-				r.Summary.ratio(c, Tuned), r.Summary.ratio(c, Default), orDash(mib(c.Hotplate.PeakRSS)),
-				mib(c.Containerd.PeakRSS), c.Hotplate.CPUSeconds+c.Containerd.CPUSeconds, float64(c.Fetched)/1e6, c.Requests,
+				r.Summary.ratio(c, Tuned), r.Summary.ratio(c, Default), orDash("%.0f", mib(c.Hotplate.PeakRSS)),
+				mib(c.Containerd.PeakRSS), orDash("%.1f", c.Hotplate.CPUSeconds), c.Containerd.CPUSeconds, float64(c.Fetched)/1e6, c.Requests,
 				float64(c.Hotplate.Written+c.Containerd.Written)/1e6, float64(c.DiskWritten)/1e6, failed(c))
 		}
 		b.WriteString("\n")
@@ -77,8 +77,8 @@ func creationTable(b *strings.Builder, r *Report) {
 		if c.Image != "" {
 			what += ", image " + c.Image + ", " + c.Link
 		}
-		fmt.Fprintf(b, "| %s | %d | %.0f | %.0f | %.0f | %d | %d |\n", what, len(c.Seconds), c.Median*1e3, c.P99*1e3, c.Max*1e3,
-			c.Failures, c.Pulls)
+		fmt.Fprintf(b, "| %s | %d | %s | %s | %s | %d | %d |\n", what, len(c.Seconds), orDash("%.0f", c.Median*1e3),
+			orDash("%.0f", c.P99*1e3), orDash("%.0f", c.Max*1e3), c.Failures, c.Pulls)
 	}
 	b.WriteString("\n")
 }
@@ -101,10 +101,8 @@ func (v Verdict) value() string {
 		return "-"
 	case v.Unit != "":
 		return fmt.Sprintf("%.0f %s", v.Value, v.Unit)
-	case v.Bound && v.Word == pass:
-		return fmt.Sprintf("< %.2f", v.Value)
-	case v.Bound:
-		return fmt.Sprintf("~ %.2f", v.Value)
+	case v.Bound != "":
+		return fmt.Sprintf("%s %.2f", v.Bound, v.Value)
 	}
 	return fmt.Sprintf("%.2f", v.Value)
 }
@@ -122,10 +120,8 @@ func (s Summary) ratio(c Cell, against string) string {
 	switch {
 	case !ok || other.Seconds == 0 || c.Unfinished && other.Unfinished:
 		return "-"
-	case c.Unfinished:
-		return fmt.Sprintf("> %.2f", c.Seconds/other.Seconds)
-	case other.Unfinished:
-		return fmt.Sprintf("< %.2f", c.Seconds/other.Seconds)
+	case c.Unfinished || other.Unfinished:
+		return fmt.Sprintf("%s %.2f", bound(c, other), c.Seconds/other.Seconds)
 	}
 	return fmt.Sprintf("%.2f", c.Seconds/other.Seconds)
 }
@@ -146,11 +142,11 @@ func failed(c Cell) string {
 	return s
 }
 
-func orDash(v float64) string {
+func orDash(format string, v float64) string {
 	if v == 0 {
 		return "-"
 	}
-	return fmt.Sprintf("%.0f", v)
+	return fmt.Sprintf(format, v)
 }
 
 func yesNo(b bool) string {

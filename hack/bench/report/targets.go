@@ -23,8 +23,8 @@ type Verdict struct {
 	Unit   string  `json:"unit,omitempty"`
 	// Word is "pass", "fail" or "not measured".
 	Word string `json:"verdict"`
-	// Bound says that the value is a bound, for one side did not finish.
-	Bound bool `json:"bound,omitempty"`
+	// Bound is "<" or ">" where the value is a bound, for one side did not finish, and "?" if neither did.
+	Bound string `json:"bound,omitempty"`
 }
 
 const (
@@ -92,9 +92,22 @@ func (t ratioTarget) judge(s Summary) Verdict {
 		return v
 	}
 	v.Value = ours.Seconds / theirs.Seconds
-	v.Bound = ours.Unfinished || theirs.Unfinished
+	v.Bound = bound(ours, theirs)
 	v.Word = word(v.Value <= t.atMost && !ours.Unfinished)
 	return v
+}
+
+// bound is how the true ratio of two cells' seconds compares with the one that was measured.
+func bound(ours, theirs Cell) string {
+	switch {
+	case ours.Unfinished && theirs.Unfinished:
+		return "?"
+	case ours.Unfinished:
+		return ">"
+	case theirs.Unfinished:
+		return "<"
+	}
+	return ""
 }
 
 func word(ok bool) string {
