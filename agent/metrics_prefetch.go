@@ -62,7 +62,10 @@ func collectWorker(s images.Stats, out chan<- prometheus.Metric, gauge func(stri
 	counter func(string, string, int64, ...string)) {
 	gauge("hotplate_images_pinned_bytes", "Bytes on the disk of the pinned images that are Ready; layers that two of them "+
 		"share count twice.", float64(s.PinnedBytes))
-	counter("hotplate_prefetch_failures_total", "Preparations of images that failed.", s.Failures)
+	for _, reason := range []string{report.NoSpace, report.TooMuchPinned, report.ContainerdAway, report.PullFailed} {
+		counter("hotplate_prefetch_failures_total", "Preparations of images that failed, by reason.", s.Failures[reason],
+			"reason", reason)
+	}
 	out <- histogram("hotplate_prefetch_ready_seconds", "Time to Ready of images for which something was fetched.",
 		fetch.Histogram{Bounds: s.ReadyBounds, Counts: s.Ready, Sum: s.ReadySum})
 	for _, by := range []prefetch.Bound{prefetch.BoundNothing, prefetch.BoundNetwork, prefetch.BoundStream,

@@ -76,7 +76,7 @@ func (w *Worker) saw(e *image, res prefetch.Result, ok bool, err error) bool {
 			return false
 		}
 		w.log.Info("image is Ready from before", "image", e.name, "ref", e.want.Ref, "digest", res.Digest)
-		e.phase, e.result, e.unsure = report.ImageReady, res, true
+		e.phase, e.reason, e.result, e.unsure = report.ImageReady, report.AsBefore, res, true
 		e.message = "as it was before; not yet asked a registry whether the tag has moved"
 		return true
 	case ok:
@@ -84,7 +84,8 @@ func (w *Worker) saw(e *image, res prefetch.Result, ok bool, err error) bool {
 		return false
 	}
 	w.log.Warn("image is not ready any more, preparing it again", "image", e.name, "why", res.Note)
-	e.phase, e.message, e.again, e.due = report.ImagePending, res.Note, true, time.Time{}
+	e.phase, e.reason, e.message = report.ImagePending, report.NotReadyAnyMore, res.Note
+	e.again, e.due = true, time.Time{}
 	return true
 }
 

@@ -2,6 +2,7 @@ package images
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -89,9 +90,9 @@ func (w *Worker) prepare(ctx context.Context, e *image) {
 	puller, pr := w.wanted.Puller, e.progress
 	wanted := slices.Contains(w.images, e) && !w.held(e)
 	if wanted {
-		e.cancel, e.message = cancel, ""
+		e.cancel = cancel
 		if e.phase != report.ImageReady {
-			e.phase = report.ImageResolving
+			e.phase, e.reason, e.message = report.ImageResolving, "", ""
 		}
 	}
 	w.mu.Unlock()
@@ -140,7 +141,7 @@ func (w *Worker) ended(e *image) {
 func (w *Worker) succeeded(e *image, res prefetch.Result) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	e.phase, e.result, e.message = report.ImageReady, res, res.Note
+	e.phase, e.reason, e.result, e.message = report.ImageReady, "", res, res.Note
 	e.again, e.unsure, e.looked = false, false, true
 	e.lookAt = time.Now().Add(recheckInterval)
 	e.retry.Reset()
@@ -157,8 +158,21 @@ func (w *Worker) failed(e *image, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	wait := e.retry.NextBackOff()
-	e.phase, e.message, e.due = report.ImageFailed, err.Error(), time.Now().Add(wait)
-	e.unsure = false
-	w.stats.Failures++
-	w.log.Error("image failed", "image", e.name, "ref", e.want.Ref, "err", err, "retryIn", wait.Round(time.Second))
+	e.phase, e.reason, e.message = report.ImageFailed, reasonOf(err), err.Error()
+	e.due, e.unsure = time.Now().Add(wait), false
+	w.stats.Failures[e.reason]++
+	w.log.Error("image failed", "image", e.name, "ref", e.want.Ref, "reason", e.reason, "err", err, "retryIn", wait.Round(time.Second))
+}
+
+// reasonOf is the reason of a failed image for programs.
+func reasonOf(err error) string {
+	switch {
+	case errors.Is(err, prefetch.ErrNoSpace):
+		return report.NoSpace
+	case errors.Is(err, prefetch.ErrPinned):
+		return report.TooMuchPinned
+	case errors.Is(err, prefetch.ErrAway):
+		return report.ContainerdAway
+	}
+	return report.PullFailed
 }

@@ -18,7 +18,7 @@ func (w *Worker) Report() []report.Image {
 	for _, e := range w.images {
 		r := e.report()
 		if w.held(e) {
-			r.Phase, r.Message, r.Retry = report.ImagePending, w.waitsFor(e), time.Time{}
+			r.Phase, r.Reason, r.Message, r.Retry = report.ImagePending, report.WaitsForRegistry, w.waitsFor(e), time.Time{}
 		}
 		out = append(out, r)
 	}
@@ -34,13 +34,16 @@ func (w *Worker) Unwanted() []report.Unwanted {
 
 // report is the state of one image. The caller holds the Worker's mu.
 func (e *image) report() report.Image {
-	r := report.Image{Name: e.name, Ref: e.want.Ref, Digest: e.result.Digest, Phase: e.phase,
+	r := report.Image{Name: e.name, Ref: e.want.Ref, Digest: e.result.Digest, Phase: e.phase, Reason: e.reason,
 		BytesDone: e.done, BytesTotal: e.total, Message: e.message,
 		Way: string(e.pulled.Way), WayReason: e.pulled.WayReason, Kept: e.pulled.Kept,
 		BoundBy: string(e.pulled.BoundBy), Advice: slices.Clone(e.pulled.Advice)}
 	switch e.phase {
 	case report.ImageReady:
-		r.Pinned, r.Size, r.NotMountable = e.result.Pinned, e.result.Size, !e.result.Mountable
+		r.Pinned, r.Size = e.result.Pinned, e.result.Size
+		if !e.result.Mountable {
+			r.Reason = report.NotMountable
+		}
 	case report.ImageFailed:
 		r.Retry = e.due
 	}
@@ -81,7 +84,7 @@ func (w *Worker) Condition() (status report.ConditionStatus, reason, message str
 		switch i.Phase {
 		case report.ImageReady:
 		case report.ImageFailed:
-			failed = append(failed, i.Name)
+			failed = append(failed, fmt.Sprintf("%s (%s)", i.Name, i.Reason))
 		default:
 			pending = append(pending, i.Name)
 		}

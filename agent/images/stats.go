@@ -12,8 +12,10 @@ var readyBounds = []float64{1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200} /
 
 // Stats is what a Worker has done since it was made.
 type Stats struct {
-	// Fetched counts the bytes fetched for images that became Ready, Failures the preparations that failed.
-	Fetched, Failures int64
+	// Fetched counts the bytes fetched for images that became Ready.
+	Fetched int64
+	// Failures counts the preparations that failed by their reasons, such as report.NoSpace.
+	Failures map[string]int64
 	// Ready counts preparations that fetched something by their seconds: one entry for each of ReadyBounds, each without
 	// those of the bounds below it, and one for those above the last. ReadySum is the sum of their seconds.
 	ReadyBounds []float64
@@ -29,7 +31,8 @@ type Stats struct {
 }
 
 func newStats() Stats {
-	return Stats{ReadyBounds: readyBounds, Ready: make([]int64, len(readyBounds)+1), BoundBy: make(map[prefetch.Bound]int64)}
+	return Stats{ReadyBounds: readyBounds, Ready: make([]int64, len(readyBounds)+1), BoundBy: make(map[prefetch.Bound]int64),
+		Failures: make(map[string]int64)}
 }
 
 func (s *Stats) add(res prefetch.Result) {
@@ -49,7 +52,7 @@ func (s *Stats) add(res prefetch.Result) {
 func (w *Worker) Stats() (Stats, prefetch.Stats) {
 	w.mu.Lock()
 	s, puller := w.stats, w.wanted.Puller
-	s.Ready, s.BoundBy = slices.Clone(s.Ready), maps.Clone(s.BoundBy)
+	s.Ready, s.BoundBy, s.Failures = slices.Clone(s.Ready), maps.Clone(s.BoundBy), maps.Clone(s.Failures)
 	seen := make(map[string]bool)
 	for _, e := range w.images {
 		if r := e.report(); r.Pinned && !seen[e.result.ConfigDigest] {

@@ -91,7 +91,8 @@ type image struct {
 	phase  report.ImagePhase
 	result prefetch.Result // the newest, of Ensure or Check
 	pulled prefetch.Result // the newest for which something was fetched
-	// message is for the report.
+	// reason and message are for the report.
+	reason   string
 	message  string
 	looked   bool // containerd was asked about it, so that it may be prepared
 	again    bool // it was Ready, and is no more

@@ -219,7 +219,7 @@ func TestAFailedImageIsTriedLessAndLessOften(t *testing.T) {
 		after(2 * time.Second)
 		w.did("sweep bad good", "ensure bad", "ensure good") // a failure does not hold up the next
 		w.phases("bad: Failed", "good: Ready")
-		w.concludes(report.False, "ImageFailed", "failed: bad")
+		w.concludes(report.False, "ImageFailed", "failed: bad (PullFailed)")
 		if r := w.Report()[0]; r.Message != "it is broken" || r.Retry.IsZero() {
 			t.Errorf("the report does not say why, or when it is tried again: %+v", r)
 		}
@@ -334,5 +334,29 @@ func TestWorkEndsWithTheContext(t *testing.T) {
 		<-done
 		w.did("sweep a", "ensure a", "cancelled a")
 		w.phases("a: Pending")
+	})
+}
+
+// One image that does not fit stops no other, and says so to programs.
+func TestReasonsOfFailedImages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorker(t)
+		w.puller.Set(func(p *agenttest.State) {
+			p.Fails["big"] = fmt.Errorf("image big: %w", prefetch.ErrNoSpace)
+			p.Fails["pins"] = fmt.Errorf("image pins: %w", prefetch.ErrPinned)
+			p.Fails["away"] = fmt.Errorf("image away: %w", prefetch.ErrAway)
+		})
+		w.wants(img("big", 9), img("pins", 8), img("away", 7), img("small", 0))
+		after(5 * time.Second)
+		w.concludes(report.False, "ImageFailed", "failed: big (NoSpace), pins (TooMuchPinned), away (ContainerdAway)")
+		w.phases("big: Failed", "pins: Failed", "away: Failed", "small: Ready")
+		w.puller.Set(func(p *agenttest.State) { clear(p.Fails) })
+		after(time.Minute)
+		w.concludes(report.True, "AllReady", "4 of 4")
+		for _, r := range w.Report() {
+			if r.Reason != "" {
+				t.Errorf("%s is Ready with the reason %s", r.Name, r.Reason)
+			}
+		}
 	})
 }

@@ -139,13 +139,27 @@ const (
 	ImageFailed    ImagePhase = "Failed"
 )
 
+// The reasons of an image's phase. The first ones are of Failed.
+const (
+	NoSpace          = "NoSpace"          // it does not fit on the disk
+	TooMuchPinned    = "TooMuchPinned"    // prefetch.maxPinned would be exceeded
+	ContainerdAway   = "ContainerdAway"   // the daemon does not answer
+	PullFailed       = "PullFailed"       // anything else: the message says
+	WaitsForRegistry = "WaitsForRegistry" // Pending: the registry's part of the config is not applied
+	NotReadyAnyMore  = "NotReadyAnyMore"  // Pending: it was Ready, and lacks something now
+	AsBefore         = "AsBefore"         // Ready: from before the start; the registry has not been asked yet
+	NotMountable     = "NotMountable"     // Ready: an artifact that is no root filesystem
+)
+
 // Image is the state of one image of the config.
 type Image struct {
 	Name   string     `json:"name"`
 	Ref    string     `json:"ref"`
 	Digest string     `json:"digest,omitempty"`
 	Phase  ImagePhase `json:"phase"`
-	Pinned bool       `json:"pinned"`
+	// Reason is one CamelCase word for programs: why it is in this phase, where that needs one.
+	Reason string `json:"reason,omitempty"`
+	Pinned bool   `json:"pinned"`
 	// BytesDone and BytesTotal count the compressed bytes of the layers at the last preparation; those found on the
 	// node count as done.
 	BytesDone  int64 `json:"bytesDone"`
@@ -156,8 +170,6 @@ type Image struct {
 	Left time.Duration `json:"left,omitempty"`
 	// Size is what it takes on the disk in bytes, shared layers included; 0 if unknown.
 	Size int64 `json:"size,omitempty"`
-	// NotMountable is true for an artifact that is there but is no root filesystem.
-	NotMountable bool `json:"notMountable,omitempty"`
 	// Way is how its layers got in at the last preparation, Direct or API; WayReason why not directly. Kept tells whether
 	// the compressed layers stayed. All are empty when the agent has not prepared it since its start.
 	Way       string `json:"way,omitempty"`

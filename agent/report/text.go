@@ -103,16 +103,16 @@ func (r NodeReport) certificateRows(now time.Time) [][]string {
 }
 
 func (r NodeReport) imageRows(now time.Time) [][]string {
-	rows := [][]string{{"IMAGE", "PHASE", "PINNED", "SIZE", "DONE", "WAY", "REF", "MESSAGE"}}
+	rows := [][]string{{"IMAGE", "PHASE", "REASON", "PINNED", "SIZE", "DONE", "WAY", "REF", "MESSAGE"}}
 	for _, i := range r.Images {
 		msg := i.Message
-		if i.NotMountable {
+		if i.Reason == NotMountable {
 			msg = strings.TrimSuffix("present, not mountable: "+msg, ": ")
 		}
 		if !i.Retry.IsZero() {
 			msg += fmt.Sprintf(" (next try in %s)", max(i.Retry.Sub(now), 0).Round(time.Second))
 		}
-		rows = append(rows, []string{i.Name, string(i.Phase), yesNo(i.Pinned), orDash(i.Size), i.progress(), i.way(), i.Ref, msg})
+		rows = append(rows, []string{i.Name, string(i.Phase), i.Reason, yesNo(i.Pinned), orDash(i.Size), i.progress(), i.way(), i.Ref, msg})
 	}
 	return rows
 }

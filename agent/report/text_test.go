@@ -44,7 +44,7 @@ func reports() map[string]NodeReport {
 			Images: []Image{{Name: "llama", Ref: "docker.io/example/llama:v1", Phase: ImageReady, Pinned: true,
 				BytesDone: 3 << 30, BytesTotal: 3 << 30, Size: 7 << 30, Way: "Direct", Kept: true, BoundBy: "stream",
 				Advice: []string{"layer 3 is one 41.0 GiB gzip stream: repack it as zstd or uncompressed"}},
-				{Name: "weights", Ref: "docker.io/example/weights:v1", Phase: ImageReady, NotMountable: true,
+				{Name: "weights", Ref: "docker.io/example/weights:v1", Phase: ImageReady, Reason: NotMountable,
 					Message: "an artifact of type application/vnd.cncf.model.manifest.v1+json", Way: "API",
 					WayReason: "the snapshotter is native"}},
 			Unwanted: []Unwanted{{ImageID: "sha256:0123", Size: 1 << 30, Message: "image is in use: container c"}},
@@ -66,7 +66,7 @@ func reports() map[string]NodeReport {
 						{Digest: "sha256:" + strings.Repeat("2", 64), Phase: ImagePending, Size: 1}}},
 				{Name: "b", Ref: "b:v1", Phase: ImageFailed, Message: "registry says \x1b[31mno\x1b[0m\r\tway",
 					Retry: now.Add(90 * time.Second)},
-				{Name: "c", Ref: "c:v1", Phase: ImageFailed, Message: "no", Retry: since(time.Second)}},
+				{Name: "c", Ref: "c:v1", Phase: ImageFailed, Reason: NoSpace, Message: "no", Retry: since(time.Second)}},
 		},
 	}
 }

@@ -51,7 +51,7 @@ func (a *accessLog) since(ctx context.Context) (sent, answers int64, err error) 
 	}
 	var text []byte
 	var readErr error
-	err = await(ctx, func() bool {
+	err = await(ctx, settleTime, func() bool {
 		text, readErr = a.read()
 		return readErr != nil || bytes.Contains(text, []byte(marker))
 	})

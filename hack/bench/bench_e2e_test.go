@@ -30,7 +30,7 @@ func newBench(t *testing.T) (*bench, stored) {
 	t.Helper()
 	rigtest.RequireRoot(t)
 	b := &bench{
-		options: options{dir: t.TempDir(), limit: time.Minute, quick: true, creationPulls: 1},
+		options: options{dir: t.TempDir(), limit: time.Minute, quick: true, creationPulls: 1, creationSamples: 5},
 		proc:    proc.Host(), report: &report.Report{Time: time.Now(), Mode: "quick"}, started: time.Now(),
 	}
 	var err error
@@ -232,7 +232,7 @@ func TestTunedSettingsTakeEffect(t *testing.T) {
 				pulled <- err
 			}()
 			var open, unpacking int
-			err = await(t.Context(), func() bool {
+			err = await(t.Context(), settleTime, func() bool {
 				open, unpacking = openRequests(proxy), extracting(t, n)
 				return open >= c.requests && unpacking >= c.unpacks
 			})

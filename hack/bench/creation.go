@@ -16,19 +16,12 @@ import (
 // creationEvery is how often a container is created.
 const creationEvery = 250 * time.Millisecond
 
-// idleSamples is how many containers are created while nobody pulls.
-const idleSamples = 40
-
 // creations measures container creation when idle and during pulls of each contestant, over the first link and with the
 // first image that were asked for.
 func (b *bench) creations(ctx context.Context, img stored, l link, linkName string) error {
 	idle := report.Creation{Contestant: report.Idle}
-	count := idleSamples
-	if b.quick {
-		count /= 4
-	}
 	err := b.whileOn(ctx, img, l, contestant{}, &idle, func(ctx context.Context, _ *node, created func() int) error {
-		return await(ctx, func() bool { return created() >= count })
+		return await(ctx, time.Minute, func() bool { return created() >= b.creationSamples })
 	})
 	if err != nil {
 		return err
@@ -37,6 +30,9 @@ func (b *bench) creations(ctx context.Context, img stored, l link, linkName stri
 	for _, c := range b.contestants {
 		result := report.Creation{Contestant: c.name, Image: img.spec.name, Link: linkName}
 		for i := range b.creationPulls {
+			if len(result.Seconds)+result.Failures >= b.creationSamples {
+				break
+			}
 			if err := l.Begin(uint64(i)); err != nil {
 				return err
 			}

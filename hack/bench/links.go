@@ -82,7 +82,7 @@ func (s *slow) Begin(uint64) error {
 }
 
 func (s *slow) Used(ctx context.Context) (int64, int64, error) {
-	err := await(ctx, func() bool { _, open := s.Connections(); return open == 0 })
+	err := await(ctx, settleTime, func() bool { _, open := s.Connections(); return open == 0 })
 	if err != nil {
 		return 0, 0, fmt.Errorf("count the bytes of the link: connections are still open: %w", err)
 	}
@@ -104,7 +104,7 @@ func (f *flawed) Begin(seed uint64) error {
 
 func (f *flawed) Used(ctx context.Context) (int64, int64, error) {
 	var bytes, requests int64
-	err := await(ctx, func() bool {
+	err := await(ctx, settleTime, func() bool {
 		bytes, requests = 0, 0
 		done := true
 		for _, r := range f.Requests() {
@@ -157,9 +157,12 @@ func (d *dice) next() rig.Fault {
 	return rig.Fault{BytesPerSecond: slowRate}
 }
 
-// await returns when the condition holds.
-func await(ctx context.Context, condition func() bool) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+// settleTime is how long counters may take to have everything.
+const settleTime = 30 * time.Second
+
+// await returns when the condition holds, with an error if that takes too long.
+func await(ctx context.Context, limit time.Duration, condition func() bool) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

@@ -21,17 +21,19 @@ type options struct {
 	dir, hotplate string
 	// limit bounds one pull.
 	limit time.Duration
-	// creationPulls is during how many pulls of each contestant other containers are created.
-	creationPulls int
+	// creationPulls is during how many pulls of each contestant other containers are created at most; creationSamples is
+	// how many are enough.
+	creationPulls, creationSamples int
 }
 
 // readOptions reads the variables that doc.go lists.
 func readOptions(getenv func(string) string) (options, error) {
-	o := options{rounds: 3, limit: 10 * time.Minute, creationPulls: 3, hotplate: getenv("BENCH_HOTPLATE")}
+	o := options{rounds: 3, limit: 10 * time.Minute, creationPulls: 10, creationSamples: 100,
+		hotplate: getenv("BENCH_HOTPLATE")}
 	switch mode := getenv("BENCH"); mode {
 	case "", "full":
 	case "quick":
-		o.quick, o.rounds, o.limit, o.creationPulls = true, 1, 2*time.Minute, 1
+		o.quick, o.rounds, o.limit, o.creationPulls, o.creationSamples = true, 1, 2*time.Minute, 1, 10
 	default:
 		return o, fmt.Errorf("BENCH=%q: give quick, full or nothing", mode)
 	}

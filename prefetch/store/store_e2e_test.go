@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/opencontainers/go-digest"
 
@@ -83,7 +84,7 @@ func TestPrefetchIntoContainerd(t *testing.T) {
 	})
 }
 
-// checkNothingLeft looks for leases of anyone.
+// checkNothingLeft looks for leases, ingests and unfinished snapshots of anyone.
 func checkNothingLeft(t *testing.T, d *rig.Containerd) {
 	t.Helper()
 	c := connect(t, d)
@@ -95,6 +96,19 @@ func checkNothingLeft(t *testing.T, d *rig.Containerd) {
 	for _, l := range leases {
 		t.Errorf("lease %s is left: %v", l.ID, l.Labels)
 	}
+	until(t, "ingests and unfinished snapshots are gone", func() bool { // containerd collects them
+		ingests, err := c.ContentStore().ListStatuses(ctx, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		active := 0
+		for _, info := range snapshotTrace(t, c) {
+			if info.Kind == snapshots.KindActive {
+				active++
+			}
+		}
+		return len(ingests)+active == 0
+	})
 }
 
 func connect(t *testing.T, d *rig.Containerd) *client.Client {

@@ -72,10 +72,31 @@ func (s *Store) direct(ctx context.Context, d daemon) (*layout, error) {
 	if err := checkNamespace(); err != nil {
 		return nil, err
 	}
+	if err := s.checkCRI(ctx, at); err != nil {
+		return nil, err
+	}
 	if err := s.prove(ctx, at); err != nil {
 		return nil, err
 	}
 	return at, nil
+}
+
+// checkCRI closes the way if CRI does not use the snapshotter. CRI names the snapshotters that it uses by their
+// directories, and takes them to be below containerd's root, whatever root_path says.
+func (s *Store) checkCRI(ctx context.Context, at *layout) error {
+	resp, err := s.cri.ImageFsInfo(ctx, &runtimeapi.ImageFsInfoRequest{})
+	if err != nil {
+		return fmt.Errorf("ask containerd's CRI where it has images: %w", err)
+	}
+	var dirs []string
+	for _, fs := range resp.GetImageFilesystems() {
+		dir := fs.GetFsId().GetMountpoint()
+		if dir == at.snapshots || filepath.Base(dir) == string(plugins.SnapshotPlugin)+"."+s.cfg.Snapshotter {
+			return nil
+		}
+		dirs = append(dirs, dir)
+	}
+	return closedf("CRI has its images in %s, not in %s", strings.Join(dirs, ", "), at.snapshots)
 }
 
 // daemon is what containerd says of itself.
@@ -163,10 +184,12 @@ func (s *Store) discards(ctx context.Context, d daemon) (discards, known bool, e
 	var config struct {
 		Containerd struct{ DiscardUnpackedLayers *bool }
 	}
-	if json.Unmarshal([]byte(resp.GetInfo()["config"]), &config) != nil || config.Containerd.DiscardUnpackedLayers == nil {
-		return false, false, nil
+	// What cannot be parsed says nothing, as what is not there.
+	_ = json.Unmarshal([]byte(resp.GetInfo()["config"]), &config)
+	if v := config.Containerd.DiscardUnpackedLayers; v != nil {
+		return *v, true, nil
 	}
-	return *config.Containerd.DiscardUnpackedLayers, true, nil
+	return false, false, nil
 }
 
 // versionNumbers reads the first three numbers of a version.

@@ -78,6 +78,16 @@ func TestAnIsolatedContentStore(t *testing.T) {
 	}
 }
 
+func TestCRIHasAnotherSnapshotter(t *testing.T) {
+	for _, line := range rigtest.Lines(t) {
+		t.Run(line, func(t *testing.T) {
+			config := strings.Replace(discardConfig(line), "discard_unpacked_layers = true", "snapshotter = \"native\"", 1)
+			s := storeOf(rigtest.Containerd(t, rig.ContainerdConfig{Line: line, ExtraConfig: config}))(t)
+			checkClosed(t, s, "CRI has its images in")
+		})
+	}
+}
+
 func TestAnotherSnapshotter(t *testing.T) {
 	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
 		s, err := store.New(store.Config{Address: d.Address(), Log: prefetchtest.Logger(t), Snapshotter: "native"})
@@ -156,6 +166,22 @@ func TestDirectoriesThatAreNotTheDaemons(t *testing.T) {
 		}
 		openDirect(t, s, "open again")
 	})
+}
+
+// TestASnapshotterWithARootOfItsOwn has snapshots elsewhere than below containerd's root.
+func TestASnapshotterWithARootOfItsOwn(t *testing.T) {
+	for _, line := range rigtest.Lines(t) {
+		t.Run(line, func(t *testing.T) {
+			root := t.TempDir()
+			d := rigtest.Containerd(t, rig.ContainerdConfig{Line: line, ExtraConfig: fmt.Sprintf(
+				"[plugins.\"io.containerd.snapshotter.v1.overlayfs\"]\nroot_path = %q\n", root)})
+			way, session := openDirect(t, storeOf(d)(t), "root")
+			if !strings.HasPrefix(way.Trees, root) {
+				t.Errorf("%+v, want trees below %s", way, root)
+			}
+			bringIn(t, way, session, prefetchtest.Build(t, 51, 1000, 2000), "example.com/root:v1")
+		})
+	}
 }
 
 // TestContainerdLeavesOurDirectoriesAlone restarts it and lets it collect.
