@@ -18,6 +18,10 @@ type storeError struct{ error }
 
 func (e storeError) Unwrap() error { return e.error }
 
+// smallBlob is up to where a blob is not worth a range: a request that is not one for a range is not begun anew when its
+// connection is a slow one.
+const smallBlob = 256 << 10
+
 // blob brings one layer's blob to where its bytes go.
 type blob struct {
 	*run
@@ -131,7 +135,7 @@ func (b *blob) pour(ctx context.Context, src *fetch.Source, patient bool) error 
 			l.WaitingFor = fmt.Sprintf("next try in %s after: %v", wait.Round(time.Millisecond), err)
 		})
 	}
-	if b.desc.Size <= b.chunk() {
+	if b.desc.Size <= min(b.chunk(), smallBlob) {
 		return b.chunks(ctx, src.Whole(patient, onRetry))
 	}
 	if src.Ranges() {

@@ -26,7 +26,8 @@ type part struct {
 func (b *blob) chunks(ctx context.Context, f fetch.RangeFetcher) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	queue, win := make(chan *part, b.p.cfg.MaxParallel), newWindow()
+	// As many as there are places, so that whoever limits the requests to a host sees what is wanted of it.
+	queue, win := make(chan *part, b.p.budget.total/b.p.budget.chunk), newWindow()
 	start := b.sink.Offset()
 	var fetchers sync.WaitGroup
 	fetchers.Go(func() {

@@ -148,7 +148,11 @@ func (r *run) bring(ctx context.Context, target ocispec.Descriptor, names []stri
 		}
 	}()
 	r.progress.phase(Fetching)
-	pl, err := r.makePlan(ctx, target)
+	var pl plan
+	err = r.steady(ctx, func() error {
+		pl, err = r.makePlan(ctx, target)
+		return err
+	})
 	if err != nil {
 		return st, err
 	}
@@ -257,7 +261,11 @@ func (r *run) unpack(ctx context.Context, pl plan) error {
 func (r *run) await(ctx context.Context, names []string, target digest.Digest, pinned bool) (State, error) {
 	deadline := time.Now().Add(visibleWithin)
 	for wait := firstLook; ; wait = min(2*wait, longestLook) {
-		st, err := r.p.state(ctx, names, target, r.want)
+		var st State
+		err := r.steady(ctx, func() (err error) {
+			st, err = r.p.state(ctx, names, target, r.want)
+			return err
+		})
 		if err != nil {
 			return st, err
 		}

@@ -27,13 +27,25 @@ const (
 	Memory = 1 << 20
 )
 
+// Configured is a store together with how a Prefetcher is to use it.
+type Configured struct {
+	prefetch.Store
+	Configure func(*prefetch.Config)
+	// Forgets is set where a layer that was not finished is fetched anew.
+	Forgets bool
+}
+
 // NewPrefetcher returns a Prefetcher with small chunks and short patience.
 func NewPrefetcher(t testing.TB, store prefetch.Store, hosts docker.RegistryHosts) *prefetch.Prefetcher {
 	t.Helper()
-	p, err := prefetch.New(prefetch.Config{
+	cfg := prefetch.Config{
 		Hosts: hosts, Store: store, Log: Logger(t), MaxParallel: 4, Memory: Memory, ChunkSize: Chunk,
 		StallTimeout: 500 * time.Millisecond, Tries: 3,
-	})
+	}
+	if c, ok := store.(Configured); ok {
+		c.Configure(&cfg)
+	}
+	p, err := prefetch.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -422,7 +434,7 @@ func testContinue(t *testing.T, store prefetch.Store) {
 		t.Fatal(err)
 	}
 	checkReady(t, p, want, img, res)
-	if res.BytesFetched >= img.Size() {
+	if c, ok := store.(Configured); res.BytesFetched >= img.Size() && !(ok && c.Forgets) {
 		t.Errorf("%d of %d bytes were fetched again", res.BytesFetched, img.Size())
 	}
 }

@@ -47,6 +47,8 @@ func TestContainerdKeepsThePromisesOfAStore(t *testing.T) {
 	})
 }
 
+const notKept = "direct, layers not kept"
+
 func TestContainerdKeepsThePromisesOfADirectStore(t *testing.T) {
 	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
 		prefetchtest.TestDirectStore(t, storeOf(d))
@@ -63,7 +65,17 @@ func TestPrefetchIntoContainerd(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		t.Run("all", func(t *testing.T) { prefetchtest.TestPrefetch(t, storeOf(d), remove) })
+		for name, configure := range map[string]func(*prefetch.Config){
+			"direct, layers kept": func(c *prefetch.Config) { c.KeepLayers = prefetch.KeepAlways },
+			notKept:               func(c *prefetch.Config) { c.KeepLayers = prefetch.KeepNever },
+			"API":                 func(c *prefetch.Config) { c.Way = prefetch.API },
+			"API, staged":         func(c *prefetch.Config) { c.Way, c.Staging = prefetch.API, t.TempDir() },
+		} {
+			newStore := func(t testing.TB) prefetch.Store {
+				return prefetchtest.Configured{Store: storeOf(d)(t), Configure: configure, Forgets: name == notKept}
+			}
+			t.Run(name, func(t *testing.T) { prefetchtest.TestPrefetch(t, newStore, remove) })
+		}
 		s := storeOf(d)(t)
 		if err := s.Sweep(t.Context(), func(string) bool { return false }); err != nil {
 			t.Error(err)

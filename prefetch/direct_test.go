@@ -1,0 +1,266 @@
+package prefetch_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/hotplate-dev/hotplate/prefetch"
+	"github.com/hotplate-dev/hotplate/prefetch/prefetchtest"
+)
+
+// directStore is a memory store with the direct way, used with the configuration.
+func directStore(t testing.TB, configure func(*prefetch.Config)) (*prefetchtest.MemStore, prefetch.Store) {
+	mem := prefetchtest.NewMemStore(t)
+	mem.Direct = true
+	return mem, prefetchtest.Configured{Store: mem, Configure: configure}
+}
+
+func kept(c *prefetch.Config) { c.KeepLayers = prefetch.KeepAlways }
+
+// leftovers lists the files below what the store gives us to stage in.
+func leftovers(t *testing.T, store prefetch.Store) (files []string) {
+	t.Helper()
+	way, err := store.Way(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{way.Staging, way.Trees} {
+		err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+			if err == nil && !e.IsDir() {
+				files = append(files, path)
+			}
+			return err
+		})
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+	return files
+}
+
+// TestADaemonThatIsAwayIsWaitedFor lets every call of the direct way fail several times, done and not done.
+func TestADaemonThatIsAwayIsWaitedFor(t *testing.T) {
+	for _, method := range []string{"Hold", "Adopt", "AddSnapshot", "Unpacked", "Link", "Publish"} {
+		for _, persisted := range []bool{false, true} {
+			if method == "Hold" && persisted {
+				continue // a daemon that goes away forgets its holds
+			}
+			t.Run(fmt.Sprintf("%s, persisted %v", method, persisted), func(t *testing.T) {
+				t.Parallel()
+				mem, store := directStore(t, kept)
+				var fails atomic.Int32
+				mem.Fault = func(m string, done bool) error {
+					if m == method && done == persisted && fails.Add(1) <= 2 {
+						return fmt.Errorf("connection refused: %w", prefetch.ErrAway)
+					}
+					return nil
+				}
+				reg := prefetchtest.NewOfflineRegistry("registry.test")
+				img := prefetchtest.Build(t, 1, 300_000, 200_000)
+				ref := reg.Push(img, "m", "v1")
+				p := prefetchtest.NewPrefetcher(t, store, prefetchtest.Hosts(reg))
+				res, err := p.Ensure(t.Context(), prefetch.Image{Ref: ref}, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if all := img.Size() + img.Manifest.Size + img.Config.Size; res.BytesFetched > all {
+					t.Errorf("%d bytes were fetched for %d", res.BytesFetched, all)
+				}
+				if fails.Load() < 2 {
+					t.Errorf("%s failed %d times", method, fails.Load())
+				}
+				if files := leftovers(t, store); len(files) > 0 {
+					t.Errorf("left: %q", files)
+				}
+			})
+		}
+	}
+}
+
+func TestOtherErrorsOfTheStoreEndIt(t *testing.T) {
+	for _, method := range []string{"Way", "Space", "Open", "HasSnapshot", "Adopt", "AddSnapshot", "Unpacked", "Link", "Publish"} {
+		t.Run(method, func(t *testing.T) {
+			t.Parallel()
+			mem, store := directStore(t, kept)
+			broken := errors.New("broken")
+			mem.Fault = func(m string, _ bool) error {
+				if m == method {
+					return broken
+				}
+				return nil
+			}
+			reg := prefetchtest.NewOfflineRegistry("registry.test")
+			ref := reg.Push(prefetchtest.Build(t, 1, 300_000, 200_000), "m", "v1")
+			p := prefetchtest.NewPrefetcher(t, store, prefetchtest.Hosts(reg))
+			if _, err := p.Ensure(t.Context(), prefetch.Image{Ref: ref}, nil); !errors.Is(err, broken) {
+				t.Fatalf("got %v", err)
+			}
+			mem.Fault = nil
+			res, err := p.Ensure(t.Context(), prefetch.Image{Ref: ref}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res.Way != prefetch.Direct || !res.Kept {
+				t.Errorf("%+v", res)
+			}
+			if files := leftovers(t, store); len(files) > 0 {
+				t.Errorf("left: %q", files)
+			}
+		})
+	}
+}
+
+func TestWhatDoesNotFitIsRefusedWithNumbers(t *testing.T) {
+	one := prefetch.Volume{Path: "/disk", Device: 1, Size: 10e6, Free: 2e6, Inodes: 100, FreeInodes: 50}
+	other := prefetch.Volume{Path: "/other", Device: 2, Size: 10e6, Free: 2e6}
+	with := func(v prefetch.Volume, change func(*prefetch.Volume)) prefetch.Volume { change(&v); return v }
+	for name, c := range map[string]struct {
+		space   prefetch.Space
+		wantErr []string
+	}{
+		"enough on one disk":  {prefetch.Space{Content: one, Snapshots: one}, nil},
+		"enough on two disks": {prefetch.Space{Content: one, Snapshots: other}, nil},
+		"not known":           {prefetch.Space{}, nil},
+		"not enough beside the reserve": {
+			prefetch.Space{Content: with(one, func(v *prefetch.Volume) { v.Free = 16e5 }), Snapshots: with(one, func(v *prefetch.Volume) { v.Free = 16e5 })},
+			[]string{"/disk", "1.6 MB free of 10.0 MB", "1.5 MB are to stay free", "smaller reserve"}},
+		"not enough for what is unpacked": {
+			prefetch.Space{Content: one, Snapshots: with(other, func(v *prefetch.Volume) { v.Free = 155e4 })}, []string{"/other", "unpacked"}},
+		"no inodes": {
+			prefetch.Space{Content: one, Snapshots: with(one, func(v *prefetch.Volume) { v.FreeInodes = 14 })},
+			[]string{"14 inodes free of 100", "15 are to stay free"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mem, store := directStore(t, kept)
+			mem.SetSpace(c.space)
+			reg := prefetchtest.NewOfflineRegistry("registry.test")
+			img := prefetchtest.Build(t, 1, 100_000)
+			ref := reg.Push(img, "m", "v1")
+			p := prefetchtest.NewPrefetcher(t, store, prefetchtest.Hosts(reg))
+			_, err := p.Ensure(t.Context(), prefetch.Image{Ref: ref}, nil)
+			if c.wantErr == nil {
+				if err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if !errors.Is(err, prefetch.ErrNoSpace) {
+				t.Fatalf("got %v", err)
+			}
+			for _, part := range c.wantErr {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("%q is not in %v", part, err)
+				}
+			}
+			for _, r := range reg.Requests() {
+				if strings.HasSuffix(r.Path, img.Layers[0].Digest.String()) {
+					t.Error("the layer was asked for")
+				}
+			}
+		})
+	}
+}
+
+func TestPinnedBytesHaveALimit(t *testing.T) {
+	_, store := directStore(t, func(c *prefetch.Config) { c.KeepLayers, c.MaxPinned = prefetch.KeepAlways, 500_000 })
+	reg := prefetchtest.NewOfflineRegistry("registry.test")
+	first := reg.Push(prefetchtest.Build(t, 1, 100_000), "m", "v1")
+	second := reg.Push(prefetchtest.Build(t, 2, 200_000), "m", "v2")
+	p := prefetchtest.NewPrefetcher(t, store, prefetchtest.Hosts(reg))
+	res, err := p.Ensure(t.Context(), prefetch.Image{Ref: first, Pin: true}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pins, err := p.Pins(t.Context())
+	if err != nil || len(pins) != 1 || pins[0].Size != res.Size || res.Size < 190_000 {
+		t.Fatalf("pins %+v, %v; the image has %d bytes", pins, err, res.Size)
+	}
+	if _, err := p.Ensure(t.Context(), prefetch.Image{Ref: second, Pin: true}, nil); !errors.Is(err, prefetch.ErrPinned) {
+		t.Errorf("beyond the limit: %v", err)
+	}
+	if _, err := p.Ensure(t.Context(), prefetch.Image{Ref: second}, nil); err != nil {
+		t.Errorf("without a pin: %v", err)
+	}
+}
+
+// TestLayersOfTwoImagesAreFetchedOnce makes two images with common layers ready at the same time.
+func TestLayersOfTwoImagesAreFetchedOnce(t *testing.T) {
+	for _, keep := range []prefetch.KeepLayers{prefetch.KeepAlways, prefetch.KeepNever} {
+		t.Run(string(keep), func(t *testing.T) {
+			_, store := directStore(t, func(c *prefetch.Config) { c.KeepLayers = keep })
+			reg := prefetchtest.NewOfflineRegistry("registry.test")
+			img := prefetchtest.Build(t, 1, 300_000, 200_000, 100_000)
+			refs := []string{reg.Push(img, "m", "v1"), reg.Push(img, "other", "v1")}
+			p := prefetchtest.NewPrefetcher(t, store, prefetchtest.Hosts(reg))
+			var all sync.WaitGroup
+			for _, ref := range refs {
+				all.Go(func() {
+					if _, err := p.Ensure(t.Context(), prefetch.Image{Ref: ref}, nil); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			all.Wait()
+			asked := map[string]int{}
+			for _, r := range reg.Requests() {
+				if strings.Contains(r.Path, "/blobs/") {
+					asked[r.Path[strings.LastIndex(r.Path, "/"):]+r.Range]++
+				}
+			}
+			for _, l := range img.Layers {
+				for what, n := range asked {
+					if strings.Contains(what, l.Digest.String()) && n > 1 {
+						t.Errorf("%s was asked for %d times", what, n)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestSweepRemovesWhatIsNotWanted(t *testing.T) {
+	mem, store := directStore(t, kept)
+	reg := prefetchtest.NewOfflineRegistry("registry.test")
+	ref := reg.Push(prefetchtest.Build(t, 1, 300_000), "m", "v1")
+	p := prefetchtest.NewPrefetcher(t, store, prefetchtest.Hosts(reg))
+	broken := errors.New("broken")
+	mem.Fault = func(m string, _ bool) error {
+		if m == "Adopt" {
+			return broken
+		}
+		return nil
+	}
+	if _, err := p.Ensure(t.Context(), prefetch.Image{Ref: ref}, nil); !errors.Is(err, broken) {
+		t.Fatal(err)
+	}
+	mem.Fault = nil
+	way, err := store.Way(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := filepath.Join(way.Trees, "of-a-run-that-died")
+	if err := os.MkdirAll(filepath.Join(tree, "etc"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Sweep(t.Context(), []prefetch.Image{{Ref: ref}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(tree); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a tree that nobody works on is left: %v", err)
+	}
+	if files := leftovers(t, store); len(files) < 2 {
+		t.Errorf("a wanted image's chunks are gone: %q is left", files)
+	}
+	if err := p.Sweep(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if files := leftovers(t, store); len(files) > 0 {
+		t.Errorf("left: %q", files)
+	}
+}
