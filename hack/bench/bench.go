@@ -28,6 +28,9 @@ type bench struct {
 	started time.Time
 }
 
+// idleLoad is the load average of a machine with nothing to do but what came before.
+const idleLoad = 0.7
+
 // startedLink is a link with its name.
 type startedLink struct {
 	link
@@ -55,6 +58,10 @@ func (b *bench) open(ctx context.Context) error {
 	// Before the disk has anything else to do.
 	if b.report.Machine, err = machine(ctx, b.dir, b.hotplate); err != nil {
 		return err
+	}
+	if load := b.report.Machine.Load; load > idleLoad {
+		b.report.Notes = append(b.report.Notes, fmt.Sprintf(
+			"The machine had work before it began (load average %.2f): a build, or somebody else's, which may go on in the numbers.", load))
 	}
 	if b.device, err = proc.DeviceOf(b.dir); err != nil {
 		return err

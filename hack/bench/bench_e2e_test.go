@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -203,60 +204,63 @@ func TestTunedSettingsTakeEffect(t *testing.T) {
 	} {
 		t.Run(c.contestant, func(t *testing.T) {
 			b, img := newBench(t)
-			release := make(chan struct{})
-			proxy := rigtest.Proxy(t, rig.ProxyConfig{Upstream: b.library.registry.URL()})
-			proxy.SetScript(func(r *http.Request) rig.Fault {
-				if strings.Contains(r.URL.Path, "/blobs/") && !strings.Contains(r.URL.Path, img.config()) {
-					return rig.Fault{StallAfter: rig.At(0), Release: release}
-				}
-				return rig.Fault{}
-			})
-			var spec contestant
-			for _, s := range contestants() {
-				if s.name == c.contestant {
-					spec = s
-				}
-			}
-			n, err := startNode(t.Context(), b.nodeDir(), spec.config, proxy.Host(), b.library.registry.Host())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() {
-				if err := n.Close(); err != nil {
-					t.Error(err)
-				}
-			}()
-			pulled := make(chan error, 1)
-			go func() {
-				_, err := n.cri.PullImage(t.Context(), modelHost+"/"+repository+":"+img.spec.tag(), nil)
-				pulled <- err
-			}()
-			var open, unpacking int
-			err = await(t.Context(), settleTime, func() bool {
-				open, unpacking = openRequests(proxy), extracting(t, n)
+			open, unpacking, later := heldBack(t, b, img, c.contestant, func(open, unpacking int) bool {
 				return open >= c.requests && unpacking >= c.unpacks
 			})
-			if err != nil {
-				t.Errorf("%d requests are open and %d layers wait to be unpacked, want %d and %d: %v", open, unpacking,
-					c.requests, c.unpacks, err)
-			}
-			close(release)
-			if err := <-pulled; err != nil {
-				t.Fatal(err)
-			}
+			// 20 MiB and a tar header are three chunks.
+			want := 0
 			if c.ranges {
-				// 20 MiB and a tar header are three chunks.
-				if got, want := chunks(proxy), 4*2; got != want {
-					t.Errorf("%d requests were for later chunks, want %d", got, want)
-				}
-				return
+				want = 4 * 2
 			}
-			if unpacking > c.unpacks || open > c.requests || chunks(proxy) > 0 {
-				t.Errorf("%d requests, %d of them for chunks, and %d layers were under way, want %d, 0 and %d", open,
-					chunks(proxy), unpacking, c.requests, c.unpacks)
+			if later != want {
+				t.Errorf("%d requests were for later chunks, want %d", later, want)
+			}
+			if unpacking != c.unpacks || open < c.requests || !c.ranges && open > c.requests {
+				t.Errorf("%d requests were open and %d layers waited to be unpacked, want %d and %d", open, unpacking, c.requests,
+					c.unpacks)
 			}
 		})
 	}
+}
+
+// heldBack lets the contestant pull while nothing but headers comes of layers, until enough is under way, and then to the
+// end. It returns how many requests were open and how many layers had a snapshot, and how many requests for later chunks
+// there were in all.
+func heldBack(t *testing.T, b *bench, img stored, name string, enough func(open, unpacking int) bool) (open, unpacking, later int) {
+	t.Helper()
+	release := make(chan struct{})
+	proxy := rigtest.Proxy(t, rig.ProxyConfig{Upstream: b.library.registry.URL()})
+	proxy.SetScript(func(r *http.Request) rig.Fault {
+		if strings.Contains(r.URL.Path, "/blobs/") && !strings.Contains(r.URL.Path, img.config()) {
+			return rig.Fault{StallAfter: rig.At(0), Release: release}
+		}
+		return rig.Fault{}
+	})
+	all := contestants()
+	c := all[slices.IndexFunc(all, func(c contestant) bool { return c.name == name })]
+	n, err := startNode(t.Context(), b.nodeDir(), c.config, proxy.Host(), b.library.registry.Host())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	pulled := make(chan error, 1)
+	go func() {
+		_, err := n.cri.PullImage(t.Context(), modelHost+"/"+repository+":"+img.spec.tag(), nil)
+		pulled <- err
+	}()
+	err = await(t.Context(), settleTime, func() bool {
+		open, unpacking = openRequests(proxy), extracting(t, n)
+		return enough(open, unpacking)
+	})
+	close(release)
+	if err := errors.Join(err, <-pulled); err != nil {
+		t.Errorf("%d requests were open and %d layers waited to be unpacked: %v", open, unpacking, err)
+	}
+	return open, unpacking, chunks(proxy)
 }
 
 // config is the hex digest of the image's configuration, the last of its blobs.

@@ -35,7 +35,7 @@ type Machine struct {
 	Filesystem  string `json:"filesystem"`
 	// DiskWriteRate is that of 1 GiB written in order and fsynced, in bytes per second.
 	DiskWriteRate float64 `json:"diskWriteBytesPerSecond"`
-	// Load is the load average over a minute when it started: above 0.5, somebody else was at work.
+	// Load is the load average over a minute when it started: above 0.7, somebody else was at work.
 	Load          float64 `json:"loadAtStart"`
 	Containerd    string  `json:"containerd"`
 	Hotplate      string  `json:"hotplate"`
