@@ -293,6 +293,9 @@ func TestARestartWhileABlobIsHeld(t *testing.T) {
 		if _, err := session.Has(t.Context(), img.Layers[1]); !errors.Is(err, prefetch.ErrAway) {
 			t.Errorf("look while it is away: %v, want ErrAway", err)
 		}
+		if _, err := s.Way(t.Context()); !errors.Is(err, prefetch.ErrAway) {
+			t.Errorf("ask for the way while it is away: %v, want ErrAway", err)
+		}
 		back := make(chan error, 1)
 		go func() { back <- s.Back(t.Context()) }()
 		if err := d.Restart(t.Context()); err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -51,8 +52,8 @@ type Config struct {
 	Namespace string
 	// Snapshotter is the one that CRI uses. Default: overlayfs.
 	Snapshotter string
-	// Owner marks leases and pins as ours. Two programs on one node that must not touch each other's have different
-	// ones. Default: hotplate.
+	// Owner marks leases, pins and directories as ours. Two programs on one node that must not touch each other's have
+	// different ones. Default: hotplate.
 	Owner string
 	// MaxResume is the largest partial layer, in bytes, that is continued; a larger one is thrown away and fetched anew.
 	// containerd reads and hashes all of it when it is opened, inside a write transaction of its database
@@ -85,6 +86,9 @@ func New(cfg Config) (*Store, error) {
 	cfg.Snapshotter = cmp.Or(cfg.Snapshotter, DefaultSnapshotter)
 	cfg.Owner = cmp.Or(cfg.Owner, DefaultOwner)
 	cfg.MaxResume = cmp.Or(cfg.MaxResume, DefaultMaxResume)
+	if filepath.Base(cfg.Owner) != cfg.Owner || !filepath.IsLocal(cfg.Owner) {
+		return nil, fmt.Errorf("store: Owner %q is no name of a directory", cfg.Owner)
+	}
 	client, err := containerd.New(cfg.Address, containerd.WithDefaultNamespace(cfg.Namespace),
 		containerd.WithExtraDialOpts([]grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: firstWait, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnect},

@@ -47,4 +47,9 @@ func TestADaemonThatIsNotThereIsNamed(t *testing.T) {
 	if _, err := store.New(store.Config{Address: address}); err == nil {
 		t.Error("a Config without Log was accepted")
 	}
+	for _, owner := range []string{"a/b", "..", "/a"} {
+		if _, err := store.New(store.Config{Address: address, Log: prefetchtest.Logger(t), Owner: owner}); err == nil {
+			t.Errorf("owner %q was accepted", owner)
+		}
+	}
 }

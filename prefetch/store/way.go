@@ -50,15 +50,16 @@ func (s *Store) Way(ctx context.Context) (way prefetch.Way, err error) {
 		return way, err
 	}
 	at, err := s.direct(ctx, d)
-	s.setLayout(at)
 	var reason closed
 	if errors.As(err, &reason) {
+		s.setLayout(nil)
 		way.Reason = string(reason)
 		return way, nil
 	}
 	if err != nil {
-		return way, err
+		return way, err // it says nothing about the way, and sessions go on
 	}
+	s.setLayout(at)
 	way.Name, way.Staging, way.Trees = prefetch.Direct, at.staging, at.trees
 	return way, nil
 }

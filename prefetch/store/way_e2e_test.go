@@ -117,7 +117,7 @@ func TestBlobsOnAnotherMount(t *testing.T) {
 				t.Fatal(err)
 			}
 			checkClosed(t, s, tc.reason)
-			if err := unix.Unmount(dir, 0); err != nil {
+			if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil { // the daemon may be looking into it
 				t.Fatal(err)
 			}
 		}
