@@ -56,32 +56,37 @@ func TestContainerdKeepsThePromisesOfADirectStore(t *testing.T) {
 	})
 }
 
+// TestPrefetchIntoContainerd has a daemon for each way, because an image is fetched once.
 func TestPrefetchIntoContainerd(t *testing.T) {
-	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
-		cri := rigtest.CRI(t, d)
-		remove := func(t testing.TB, _ prefetch.Store, id digest.Digest) {
-			// As the kubelet does. CRI waits for containerd's garbage collection.
-			if err := cri.RemoveImage(t.Context(), id.String()); err != nil {
-				t.Fatal(err)
-			}
+	for name, configure := range map[string]func(*prefetch.Config){
+		"direct, layers kept": func(c *prefetch.Config) { c.KeepLayers = prefetch.KeepAlways },
+		notKept:               func(c *prefetch.Config) { c.KeepLayers = prefetch.KeepNever },
+		"API":                 func(c *prefetch.Config) { c.Way = prefetch.API },
+		"API, staged":         func(c *prefetch.Config) { c.Way, c.Staging = prefetch.API, t.TempDir() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			forEachLine(t, func(t *testing.T, d *rig.Containerd) {
+				prefetchInto(t, d, func(t testing.TB) prefetch.Store {
+					return prefetchtest.Configured{Store: storeOf(d)(t), Configure: configure, Forgets: name == notKept}
+				})
+			})
+		})
+	}
+}
+
+func prefetchInto(t *testing.T, d *rig.Containerd, newStore func(testing.TB) prefetch.Store) {
+	cri := rigtest.CRI(t, d)
+	remove := func(t testing.TB, _ prefetch.Store, id digest.Digest) {
+		// As the kubelet does. CRI waits for containerd's garbage collection.
+		if err := cri.RemoveImage(t.Context(), id.String()); err != nil {
+			t.Fatal(err)
 		}
-		for name, configure := range map[string]func(*prefetch.Config){
-			"direct, layers kept": func(c *prefetch.Config) { c.KeepLayers = prefetch.KeepAlways },
-			notKept:               func(c *prefetch.Config) { c.KeepLayers = prefetch.KeepNever },
-			"API":                 func(c *prefetch.Config) { c.Way = prefetch.API },
-			"API, staged":         func(c *prefetch.Config) { c.Way, c.Staging = prefetch.API, t.TempDir() },
-		} {
-			newStore := func(t testing.TB) prefetch.Store {
-				return prefetchtest.Configured{Store: storeOf(d)(t), Configure: configure, Forgets: name == notKept}
-			}
-			t.Run(name, func(t *testing.T) { prefetchtest.TestPrefetch(t, newStore, remove) })
-		}
-		s := storeOf(d)(t)
-		if err := s.Sweep(t.Context(), func(string) bool { return false }); err != nil {
-			t.Error(err)
-		}
-		checkNothingLeft(t, d)
-	})
+	}
+	t.Run("all", func(t *testing.T) { prefetchtest.TestPrefetch(t, newStore, remove) })
+	if err := storeOf(d)(t).Sweep(t.Context(), func(string) bool { return false }); err != nil {
+		t.Error(err)
+	}
+	checkNothingLeft(t, d)
 }
 
 // checkNothingLeft looks for leases, ingests and unfinished snapshots of anyone.
