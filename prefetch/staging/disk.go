@@ -97,7 +97,7 @@ func (osDisk) OpenFile(name string, flag int, perm os.FileMode) (file, error) {
 	if err != nil {
 		return nil, err
 	}
-	return osFile{f}, nil
+	return &osFile{File: f}, nil
 }
 
 func (osDisk) Stat(name string) (stat, error) {
@@ -128,11 +128,4 @@ func (osDisk) SyncDir(dir string) error {
 		return err
 	}
 	return errors.Join(f.Sync(), f.Close())
-}
-
-type osFile struct{ *os.File }
-
-func (f osFile) StartWriting(off, n int64) {
-	// Without it everything is still right, only later.
-	_ = unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE)
 }
