@@ -12,28 +12,37 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// slots gives out the requests that a host may have under way, first come, first served. It is safe for concurrent use.
+// slots gives out the requests that a host may have under way. Images are served in turn; of one image's layers, the one
+// of which the smallest part has come: so they end at about the same time, and not the largest long after the others. It
+// is safe for concurrent use.
 type slots struct {
 	mu      sync.Mutex
-	climb   *climb          // guarded by mu
-	taken   int             // guarded by mu
-	waiting []chan struct{} // closed when a slot is given; guarded by mu
+	climb   *climb    // guarded by mu
+	taken   int       // guarded by mu
+	waiting []*waiter // guarded by mu
+}
+
+// waiter waits for a slot.
+type waiter struct {
+	from  *Source       // of the image's repository
+	part  float64       // of the blob that comes before the chunk, 0 to 1
+	given chan struct{} // closed when there is a slot
 }
 
 func newSlots(most int) *slots { return &slots{climb: newClimb(most, time.Now())} }
 
-func (s *slots) acquire(ctx context.Context) error {
+func (s *slots) acquire(ctx context.Context, from *Source, c Chunk) error {
 	s.mu.Lock()
 	if s.taken < s.climb.limit && len(s.waiting) == 0 {
 		s.taken++
 		s.mu.Unlock()
 		return nil
 	}
-	mine := make(chan struct{})
+	mine := &waiter{from: from, part: float64(c.Offset) / float64(max(c.Blob.Size, 1)), given: make(chan struct{})}
 	s.waiting = append(s.waiting, mine)
 	s.mu.Unlock()
 	select {
-	case <-mine:
+	case <-mine.given:
 		return nil
 	case <-ctx.Done():
 	}
@@ -58,8 +67,14 @@ func (s *slots) release() {
 // give hands free slots to those who wait. The caller holds mu.
 func (s *slots) give() {
 	for s.taken < s.climb.limit && len(s.waiting) > 0 {
-		close(s.waiting[0])
-		s.waiting = s.waiting[1:]
+		first := 0
+		for i, w := range s.waiting {
+			if w.from == s.waiting[0].from && w.part < s.waiting[first].part { // of equals, who came first
+				first = i
+			}
+		}
+		close(s.waiting[first].given)
+		s.waiting = slices.Delete(s.waiting, first, first+1)
 		s.taken++
 	}
 }
@@ -101,16 +116,17 @@ func (s *slots) now() (active, limit int) {
 // limited bounds how many requests are under way at once: at one host by slots, at all hosts by all. A request counts
 // until its body is closed; it does not count while it waits to be repeated, or for the end of a Retry-After.
 type limited struct {
-	next RangeFetcher
-	host *host
-	gate *gate
-	all  *semaphore.Weighted
+	next   RangeFetcher
+	source *Source
+	host   *host
+	gate   *gate
+	all    *semaphore.Weighted
 	// eager gives up on a host that wants to be left alone for long, because there is another one.
 	eager bool
 }
 
 func (l *limited) FetchRange(ctx context.Context, c Chunk) (io.ReadCloser, error) {
-	if err := l.enter(ctx); err != nil {
+	if err := l.enter(ctx, c); err != nil {
 		return nil, err
 	}
 	b := &slotBody{from: l, mark: l.host.slots.begin(), start: time.Now(), rest: c.Length}
@@ -132,12 +148,12 @@ func (l *limited) FetchRange(ctx context.Context, c Chunk) (io.ReadCloser, error
 
 // enter takes a slot, first of the host, so that a slow one keeps no other waiting. Nobody has one while the host wants
 // to be left alone.
-func (l *limited) enter(ctx context.Context) error {
+func (l *limited) enter(ctx context.Context, c Chunk) error {
 	for {
 		if err := l.gate.pass(ctx, l.host.name, l.eager); err != nil {
 			return err
 		}
-		if err := l.host.slots.acquire(ctx); err != nil {
+		if err := l.host.slots.acquire(ctx, l.source, c); err != nil {
 			return err
 		}
 		if err := l.all.Acquire(ctx, 1); err != nil {

@@ -302,7 +302,7 @@ func (s *Source) Whole(patient bool, onRetry func(error, time.Duration)) RangeFe
 
 func (s *Source) chain(f RangeFetcher, patient bool, onRetry func(error, time.Duration)) RangeFetcher {
 	return &retrying{
-		next:    &limited{next: f, host: s.host, gate: s.client.gate, all: s.client.slots, eager: !patient},
+		next:    &limited{next: f, source: s, host: s.host, gate: s.client.gate, all: s.client.slots, eager: !patient},
 		policy:  s.policy(patient),
 		onRetry: s.noted(onRetry),
 	}
