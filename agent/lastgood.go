@@ -17,6 +17,9 @@ const (
 	provenName   = "proven-cas.json"
 )
 
+// stagingName is the directory for partial layers, which package prefetch keeps there where containerd unpacks.
+const stagingName = "staging"
+
 // Forget removes what agents have kept in the state directory, so that a later one starts without a past. No agent may
 // be running.
 func Forget(stateDir string) error {
@@ -25,6 +28,9 @@ func Forget(stateDir string) error {
 		if err := os.Remove(filepath.Join(stateDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("forget an earlier agent: %w", err))
 		}
+	}
+	if err := os.RemoveAll(filepath.Join(stateDir, stagingName)); err != nil {
+		errs = append(errs, fmt.Errorf("forget layers that were not finished: %w", err))
 	}
 	return errors.Join(errs...)
 }

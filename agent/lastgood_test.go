@@ -15,6 +15,10 @@ func TestForgetLeavesOnlyWhatIsNotTheAgents(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	staged := filepath.Join(dir, stagingName, "hotplate", "blobs", "sha256-x")
+	if err := os.MkdirAll(staged, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	for range 2 { // the second time there is nothing to forget
 		if err := Forget(dir); err != nil {
 			t.Fatal(err)

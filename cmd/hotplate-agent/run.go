@@ -198,6 +198,7 @@ func (o *options) newPuller(p *parts, log *slog.Logger) func(config.Prefetch, ag
 		}
 		return prefetch.New(cli.PrefetchConfig(limits, prefetch.Config{
 			Hosts: prefetch.Hosts(o.hostsDir, creds), Store: p.store, Log: log,
+			Staging: cli.StagingDir(o.stateDir, store.DefaultOwner),
 		}))
 	}
 }

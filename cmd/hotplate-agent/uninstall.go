@@ -12,10 +12,12 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/hotplate-dev/hotplate/agent"
 	"github.com/hotplate-dev/hotplate/cmd/internal/cli"
 	"github.com/hotplate-dev/hotplate/hostconfig/apply"
+	"github.com/hotplate-dev/hotplate/prefetch"
 	"github.com/hotplate-dev/hotplate/prefetch/store"
 )
 
@@ -106,5 +108,42 @@ func (o *options) releaseOwner(ctx context.Context, owner string, log *slog.Logg
 		}
 		fmt.Fprintf(out, "unpinned %s\n", pin.ImageID)
 	}
-	return s.Sweep(ctx, func(string) bool { return false })
+	return o.sweep(ctx, s, log)
+}
+
+// sweep removes what unfinished pulls left, in containerd and beside it, and the directories for it.
+func (o *options) sweep(ctx context.Context, s *store.Store, log *slog.Logger) error {
+	noLogin := func(string, string) (string, string, error) { return "", "", nil }
+	p, err := prefetch.New(prefetch.Config{Hosts: prefetch.Hosts(o.hostsDir, noLogin), Store: s, Log: log})
+	if err != nil {
+		return err
+	}
+	if err := p.Sweep(ctx, nil); err != nil {
+		return err
+	}
+	way, err := s.Way(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(removeEmpty(way.Staging, "blobs", "wants"), removeEmpty(way.Trees))
+}
+
+// removeEmpty removes dir, what of it may be in it, and the two directories above it that are hotplate's, each only if
+// nothing else is there: a pull may be under way.
+func removeEmpty(dir string, inner ...string) error {
+	if dir == "" {
+		return nil
+	}
+	var all []string
+	for _, name := range inner {
+		all = append(all, filepath.Join(dir, name))
+	}
+	owner := filepath.Dir(dir)
+	for _, path := range append(all, dir, owner, filepath.Dir(owner)) {
+		err := os.Remove(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+			return fmt.Errorf("remove hotplate's directory beside containerd's: %w", err)
+		}
+	}
+	return nil
 }

@@ -59,7 +59,7 @@ func TestFlagsAndDefaults(t *testing.T) {
 	const address, hostsDir, stateDir = "/run/containerd/containerd.sock", "/etc/containerd/certs.d", "/var/lib/hotplate"
 	want := map[string]map[string]string{
 		"pull": {"address": address, "hosts-dir": hostsDir, "credentials": "", "output": "text", "pin": "false",
-			"platform":    "",
+			"platform": "", "state-dir": stateDir,
 			"snapshotter": "overlayfs", "max-parallel": "32", "memory": "256Mi", "max-bandwidth": "0", "keep-layers": "Auto",
 			"way": "Auto", "disk-reserve": "15%", "low-priority": "false"},
 		"lint":    {"containerd-version": ""},

@@ -20,12 +20,12 @@ import (
 
 // pullOptions are the flags of pull.
 type pullOptions struct {
-	address, hostsDir, snapshotter string
-	credentials, output, platform  string
-	pin                            bool
-	limits                         config.Prefetch
-	keepLayers, way                string
-	reserve                        config.Percent
+	address, hostsDir, stateDir, snapshotter string
+	credentials, output, platform            string
+	pin                                      bool
+	limits                                   config.Prefetch
+	keepLayers, way                          string
+	reserve                                  config.Percent
 }
 
 func newPull(log *cli.Log) *cobra.Command {
@@ -34,7 +34,9 @@ func newPull(log *cli.Log) *cobra.Command {
 		Use:   "pull REF...",
 		Short: "Make images ready on this node: fetched, unpacked, known to CRI",
 		Long: "pull fetches images through the hosts directory, as containerd would, and returns when CRI reports them under\n" +
-			"their names and their snapshots exist. What is there already is not fetched again.\n\n" + jsonHelp,
+			"their names and their snapshots exist. What is there already is not fetched again. A pull that was ended goes on\n" +
+			"where it was when it is repeated; what it keeps until then is in containerd's content directory, or in\n" +
+			"--state-dir where containerd has to unpack.\n\n" + jsonHelp,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, refs []string) error {
 			return o.run(cmd.Context(), refs, log, os.Stdout)
@@ -43,6 +45,8 @@ func newPull(log *cli.Log) *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&o.address, "address", cli.DefaultAddress, "containerd's socket")
 	flags.StringVar(&o.hostsDir, "hosts-dir", cli.DefaultHostsDir, "hosts directory that says where images are")
+	flags.StringVar(&o.stateDir, "state-dir", cli.DefaultStateDir,
+		"where layers that were not finished are kept if containerd has to unpack; may be the agent's")
 	flags.StringVar(&o.snapshotter, "snapshotter", store.DefaultSnapshotter, "snapshotter that containerd's CRI uses")
 	flags.StringVar(&o.credentials, "credentials", "", "docker config JSON with the logins (default: none)")
 	flags.StringVar(&o.platform, "platform", "", "platform to pick from an index (default: the node's)")
@@ -107,7 +111,7 @@ func (o *pullOptions) run(ctx context.Context, refs []string, logFlags *cli.Log,
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	p, err := prefetch.New(cli.PrefetchConfig(o.limits, prefetch.Config{
-		Hosts: prefetch.Hosts(o.hostsDir, creds), Store: s, Log: log,
+		Hosts: prefetch.Hosts(o.hostsDir, creds), Store: s, Log: log, Staging: cli.StagingDir(o.stateDir, cli.PullOwner),
 	}))
 	if err != nil {
 		return err

@@ -270,8 +270,8 @@ func (n *node) pullByHand(img image, more ...string) output {
 
 // pullArgs are those of pullByHand.
 func (n *node) pullArgs(img image, more ...string) []string {
-	args := []string{"pull", "--address", n.containerd.Address(), "--hosts-dir", n.hosts(), "--credentials",
-		n.etc("docker.json"), "--max-parallel", "64", "--pin"}
+	args := []string{"pull", "--address", n.containerd.Address(), "--hosts-dir", n.hosts(), "--state-dir", n.path("state"),
+		"--credentials", n.etc("docker.json"), "--max-parallel", "64", "--pin"}
 	if n.way == config.WayAPI {
 		args = append(args, "--way", string(n.way))
 	}

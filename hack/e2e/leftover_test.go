@@ -3,11 +3,17 @@
 package e2e
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 
+	"github.com/hotplate-dev/hotplate/agent/config"
 	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
@@ -40,5 +46,43 @@ func TestLeaseOfARunThatDiedAtItsEnd(t *testing.T) {
 		n.until(ready, imageIs("model", report.ImageReady))
 		n.checkOnly(img)
 		row.saw("no lease left")
+	})
+}
+
+func TestUninstallInTheMiddle(t *testing.T) {
+	forLinesAndWays(t, func(t *testing.T, line string, way config.Way) {
+		row := shows(t, line, fmt.Sprintf("agent and hotplate pull, way %s: killed in the middle of a pull; uninstall leaves nothing "+
+			"of it", way))
+		mirror := newMirror(t)
+		agents, byHand := mirror.push(t, model()), mirror.push(t, model())
+		n := newNode(t, line, nil)
+		n.way = way
+		n.prepare(mirror)
+		n.writeConfig(n.wanting(agents, mirror))
+		mirror.SetScript(slowly())
+		n.start()
+		n.until(fetched(2 << 20))
+		n.kill()
+		before := mirror.sent()
+		p := pullers()[1].start(n, byHand)
+		waitFor(t, "hotplate pull to have fetched something", func() string {
+			if got := mirror.sent() - before; got < 2<<20 {
+				return fmt.Sprintf("%d bytes", got)
+			}
+			return ""
+		})
+		_ = p.end(syscall.SIGKILL) // it ends with that signal
+		if len(n.ownFiles()) == 0 {
+			t.Error("nothing was left in the middle")
+		}
+		n.uninstall()
+		n.checkAbsent(allNames(agents)...)
+		n.checkOnly()
+		for dir := range n.ownDirs() {
+			if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s is still there: %v", dir, err)
+			}
+		}
+		row.saw("no lease, ingest, snapshot or directory left")
 	})
 }

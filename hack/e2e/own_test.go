@@ -14,14 +14,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// frame are the directories, below that of the owner, in which partial blobs and layers are: they may stay.
-const frame = 2
+// ownDirs are the directories in which hotplate keeps partial blobs and layers, and how many levels of directories in them
+// may stay while there is nothing.
+func (n *node) ownDirs() map[string]int {
+	root := n.containerd.Root()
+	return map[string]int{
+		filepath.Join(root, "io.containerd.content.v1.content/hotplate"):       3, // owner/staging/blobs
+		filepath.Join(root, "io.containerd.snapshotter.v1.overlayfs/hotplate"): 2, // owner/trees
+		n.path("state", "staging"): 2, // owner/blobs
+	}
+}
 
-// ownFiles lists what hotplate has beside containerd's content and snapshots: partial blobs and layers.
+// ownFiles lists what hotplate has of partial blobs and layers.
 func (n *node) ownFiles() (files []string) {
 	n.t.Helper()
-	for _, plugin := range []string{"io.containerd.content.v1.content", "io.containerd.snapshotter.v1.overlayfs"} {
-		top := filepath.Join(n.containerd.Root(), plugin, "hotplate")
+	for top, frame := range n.ownDirs() {
 		err := filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil // there is none, or it went meanwhile
@@ -30,7 +37,7 @@ func (n *node) ownFiles() (files []string) {
 				return err
 			}
 			rel, err := filepath.Rel(top, path)
-			if !e.IsDir() || strings.Count(rel, "/") > frame {
+			if !e.IsDir() || strings.Count(rel, "/") >= frame {
 				files = append(files, path)
 			}
 			return err

@@ -103,6 +103,14 @@ func TestCheckSocket(t *testing.T) {
 	}
 }
 
+// Not each other's: the agent removes from its own what it does not want.
+func TestStagingDirsAreApart(t *testing.T) {
+	agents, pulls := cli.StagingDir("/state", "hotplate"), cli.StagingDir("/state", cli.PullOwner)
+	if agents != "/state/staging/hotplate" || pulls != "/state/staging/hotplate-pull" {
+		t.Errorf("partial layers are in %s and %s", agents, pulls)
+	}
+}
+
 func TestPrefetchConfig(t *testing.T) {
 	cfg := config.Config{}
 	cfg.Default()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -24,6 +25,10 @@ func CheckSocket(ctx context.Context, address string) error {
 	}
 	return conn.Close()
 }
+
+// StagingDir is where a program keeps partial layers where containerd unpacks. Each owner has its own, because the agent
+// removes what it finds in its own and does not want.
+func StagingDir(stateDir, owner string) string { return filepath.Join(stateDir, "staging", owner) }
 
 // PrefetchConfig is base with the limits of a config, on which Default has been called.
 func PrefetchConfig(limits config.Prefetch, base prefetch.Config) prefetch.Config {
