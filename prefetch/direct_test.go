@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -221,6 +222,52 @@ func TestLayersOfTwoImagesAreFetchedOnce(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestARunThatDiedAtItsEndLeavesNothing has an image that is ready, and what a run for it left before it was.
+func TestARunThatDiedAtItsEndLeavesNothing(t *testing.T) {
+	mem, store := directStore(t, kept)
+	reg := prefetchtest.NewOfflineRegistry("registry.test")
+	want := prefetch.Image{Ref: reg.Push(prefetchtest.Build(t, 1, 300_000), "m", "v1")}
+	p := prefetchtest.NewPrefetcher(t, store, prefetchtest.Hosts(reg))
+	broken := errors.New("broken")
+	fail := func(methods ...string) {
+		mem.Fault = func(m string, _ bool) error {
+			if slices.Contains(methods, m) {
+				return broken
+			}
+			return nil
+		}
+	}
+	fail("Adopt")
+	if _, err := p.Ensure(t.Context(), want, nil); !errors.Is(err, broken) {
+		t.Fatal(err)
+	}
+	// Somebody else, with directories of their own, makes it ready.
+	fail()
+	other := prefetchtest.NewPrefetcher(t, prefetchtest.Configured{Store: mem, Configure: func(c *prefetch.Config) {
+		c.Way = prefetch.API
+	}}, prefetchtest.Hosts(reg))
+	fail("Close")
+	if _, err := other.Ensure(t.Context(), want, nil); err != nil {
+		t.Fatal(err)
+	}
+	if mem.Sessions() == 0 || len(leftovers(t, store)) == 0 {
+		t.Fatal("nothing is left to be released")
+	}
+	fail("Release")
+	if _, err := p.Ensure(t.Context(), want, nil); err != nil {
+		t.Errorf("a ready image, whose leftovers cannot be released: %v", err)
+	}
+	fail()
+	for range 2 {
+		if _, err := p.Ensure(t.Context(), want, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if files := leftovers(t, store); len(files) > 0 || mem.Sessions() > 0 {
+		t.Errorf("left: %d sessions and %q", mem.Sessions(), files)
 	}
 }
 

@@ -62,6 +62,8 @@ func (r *run) ensure(ctx context.Context) (Result, error) {
 		if st, err = r.bring(ctx, target, names); err != nil {
 			return r.result(names, st), err
 		}
+	} else if err := r.steady(ctx, func() error { return r.p.release(ctx, r.key) }); err != nil {
+		r.p.cfg.Log.Warn("what an earlier run left stays until the next sweep", "image", r.ref, "error", err)
 	}
 	r.progress.update(func(s *Snapshot) { s.Digest, s.IndexDigest = st.Manifest.String(), indexOf(st) })
 	if st, err = r.await(ctx, names, target.Digest, false); err != nil {
@@ -175,7 +177,7 @@ func (r *run) bring(ctx context.Context, target ocispec.Descriptor, names []stri
 	if err != nil {
 		return st, err
 	}
-	r.dropWants()
+	r.p.dropWants(r.key)
 	return r.p.state(ctx, names, target.Digest, r.want)
 }
 

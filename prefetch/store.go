@@ -37,6 +37,8 @@ type Store interface {
 	// Sweep removes what runs that died left behind, except for the keys that keep wants. Where the way is Direct it also
 	// repairs blobs whose files were damaged.
 	Sweep(ctx context.Context, keep func(key string) bool) error
+	// Release removes what earlier sessions of the key have left, whatever they hold. None of them is open.
+	Release(ctx context.Context, key string) error
 	// Back returns when the daemon answers again after ErrAway, or with an error when ctx ends.
 	Back(ctx context.Context) error
 }

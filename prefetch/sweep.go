@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -47,6 +49,13 @@ func (p *Prefetcher) stagingDir(path string) (*staging.Dir, error) {
 	}
 	p.dirs.open[path] = d
 	return d, nil
+}
+
+// stagingPaths are the directories that have been opened.
+func (p *Prefetcher) stagingPaths() []string {
+	p.dirs.mu.Lock()
+	defer p.dirs.mu.Unlock()
+	return slices.Collect(maps.Keys(p.dirs.open))
 }
 
 // treeSet are the directories in which layers are being laid out by this process.
@@ -100,25 +109,38 @@ func (r *run) noteWants(pl plan) error {
 	return nil
 }
 
-// dropWants takes the note back: the image is there.
-func (r *run) dropWants() {
-	if path := r.stagingPath(); path != "" {
-		_ = os.Remove(filepath.Join(path, wantsDir, r.key)) // a note too many keeps nothing, for nothing is staged
+// dropWants takes the notes of an image that is there back, and returns the directories that had one.
+func (p *Prefetcher) dropWants(key string) (noted []string) {
+	for _, path := range p.stagingPaths() {
+		if os.Remove(filepath.Join(path, wantsDir, key)) == nil {
+			noted = append(noted, path)
+		}
 	}
+	return noted
+}
+
+// release removes what a run has left that died, or failed before somebody else pulled the image: nobody comes back to it.
+func (p *Prefetcher) release(ctx context.Context, key string) error {
+	errs := []error{p.cfg.Store.Release(ctx, key)}
+	for _, path := range p.dropWants(key) {
+		errs = append(errs, p.sweepStaging(path, func(string) bool { return true }))
+	}
+	return errors.Join(errs...)
 }
 
 // Sweep removes what runs that died have left behind for images that are no longer wanted. Call it at the start and
 // when the wanted images change. Work under way in another process with the same store owner is not safe from it.
 func (p *Prefetcher) Sweep(ctx context.Context, wanted []Image) error {
-	keep := make(map[string]bool, len(wanted))
+	keys := make(map[string]bool, len(wanted))
 	for _, img := range wanted {
-		keep[img.key()] = true
+		keys[img.key()] = true
 	}
+	keep := func(key string) bool { return keys[key] }
 	way, err := p.cfg.Store.Way(ctx)
 	if err != nil {
 		return err
 	}
-	errs := []error{p.cfg.Store.Sweep(ctx, func(key string) bool { return keep[key] })}
+	errs := []error{p.cfg.Store.Sweep(ctx, keep)}
 	for _, path := range []string{way.Staging, p.cfg.Staging} {
 		if path != "" {
 			errs = append(errs, p.sweepStaging(path, keep))
@@ -131,7 +153,7 @@ func (p *Prefetcher) Sweep(ctx context.Context, wanted []Image) error {
 }
 
 // sweepStaging removes partial blobs that no wanted image wants.
-func (p *Prefetcher) sweepStaging(path string, keep map[string]bool) error {
+func (p *Prefetcher) sweepStaging(path string, keep func(key string) bool) error {
 	wanted, err := wantedBlobs(filepath.Join(path, wantsDir), keep)
 	if err != nil {
 		return fmt.Errorf("look for partial layers: %w", err)
@@ -144,7 +166,7 @@ func (p *Prefetcher) sweepStaging(path string, keep map[string]bool) error {
 }
 
 // wantedBlobs are those that images want that are kept. The notes of the others are removed.
-func wantedBlobs(dir string, keep map[string]bool) (map[digest.Digest]bool, error) {
+func wantedBlobs(dir string, keep func(key string) bool) (map[digest.Digest]bool, error) {
 	notes, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -152,7 +174,7 @@ func wantedBlobs(dir string, keep map[string]bool) (map[digest.Digest]bool, erro
 	wanted := make(map[digest.Digest]bool)
 	for _, note := range notes {
 		name := filepath.Join(dir, note.Name())
-		if !keep[note.Name()] {
+		if !keep(note.Name()) {
 			if err := os.Remove(name); err != nil {
 				return nil, err
 			}

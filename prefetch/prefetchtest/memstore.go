@@ -191,6 +191,19 @@ func (s *MemStore) Sweep(_ context.Context, keep func(string) bool) (err error) 
 	return nil
 }
 
+// Release implements prefetch.Store.
+func (s *MemStore) Release(_ context.Context, key string) (err error) {
+	defer s.fault("Release", &err)()
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sessions, key)
+	maps.DeleteFunc(s.ingests, func(_ digest.Digest, in *ingest) bool { return !in.locked && in.key == key })
+	return nil
+}
+
 // Sessions is how many sessions are open or were kept.
 func (s *MemStore) Sessions() int {
 	s.mu.Lock()

@@ -31,6 +31,7 @@ func TestStore(t *testing.T, newStore func(testing.TB) prefetch.Store) {
 		"a pin is there until it is removed":             (*storeTest).pin,
 		"what is not there is not there":                 (*storeTest).nothing,
 		"sweeping removes what nobody wants":             (*storeTest).sweep,
+		"what a session left can be released":           (*storeTest).release,
 		"unpacking what is unpacked already is no error": (*storeTest).unpackTwice,
 		"snapshots of another image are not its own":     (*storeTest).shared,
 		"an image that is removed is gone":               (*storeTest).remove,
@@ -359,6 +360,30 @@ func (s *storeTest) sweep(t *testing.T) {
 	}
 	if err := s.Sweep(t.Context(), func(key string) bool { t.Errorf("%s was left", key); return true }); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func (s *storeTest) release(t *testing.T) {
+	session := s.open(t)
+	w := blob(t, session, s.img.Layers[0])
+	write(t, w, s.img.Blobs[s.img.Layers[0].Digest][:Chunk])
+	w.Close()
+	closeSession(t, session, true)
+	var key string
+	if err := s.Sweep(t.Context(), func(k string) bool { key = k; return true }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Release(t.Context(), key+"-other"); err != nil {
+		t.Fatal(err)
+	}
+	for _, left := range []int{1, 0} {
+		n := 0
+		if err := s.Sweep(t.Context(), func(k string) bool { n++; return true }); err != nil || n < left || left == 0 && n > 0 {
+			t.Errorf("%d sessions are left, want %d: %v", n, left, err)
+		}
+		if err := s.Release(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -422,7 +422,7 @@ func testContinue(t *testing.T, store prefetch.Store) {
 	p := NewPrefetcher(t, store, Hosts(reg))
 	ctx, cancel := context.WithCancelCause(t.Context())
 	stop := errors.New("the test has seen enough")
-	late := func(r *http.Request, n int) bool { return Blob(img.Layers[0].Digest.String())(r, n) && n > 8 }
+	late := func(r *http.Request, n int) bool { return Blob(img.Layers[0].Digest.String())(r, n) && n > 14 }
 	reg.Script(On(late, func(a *Answer) { cancel(stop); a.Stall = 0 }))
 	if _, err := p.Ensure(ctx, want, nil); !errors.Is(err, stop) {
 		t.Fatalf("the first time: %v", err)

@@ -26,7 +26,8 @@
 // wanted, and after two days containerd does. Before step 6 no image record exists; between 6 and 7 an image exists
 // that is not pinned yet. A crash within Adopt leaves a file where the blob is that no record knows: right, since it was
 // verified and synced before, and adopted by the next pull of anyone, or taken by containerd's next collection. One within
-// Way leaves a blob of some bytes and a snapshot of some files, under a lease of a minute, and files that Sweep removes.
+// Way leaves a blob of some bytes and a snapshot of some files, under a lease of a minute that Sweep and the next Way take
+// away, and files that Sweep removes.
 //
 // An error that says that the daemon is away is joined with prefetch.ErrAway; Back waits for it. Everything may be
 // repeated then. gRPC dials again within a second.

@@ -9,6 +9,9 @@ import (
 // SetIdle changes how long a large partial layer is taken for someone else's.
 func (s *Store) SetIdle(d time.Duration) { s.idle = d }
 
+// SetProbeTime changes how old a probe's lease is when the probe is taken to have died.
+func (s *Store) SetProbeTime(d time.Duration) { s.probeTime = d }
+
 // KnowsPins is knowsPins.
 var KnowsPins = knowsPins
 

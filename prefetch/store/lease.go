@@ -16,6 +16,9 @@ import (
 const (
 	leaseOwner = "hotplate.dev/owner"
 	leaseImage = "hotplate.dev/image"
+
+	probeOwner   = "hotplate.dev/probe"
+	probeProcess = "hotplate.dev/process"
 )
 
 // leaseLife is how long unfinished work is kept when nobody comes back to it.
@@ -63,9 +66,39 @@ func (s *Store) Sweep(ctx context.Context, keep func(key string) bool) (err erro
 	if err != nil {
 		return err
 	}
-	errs := []error{s.repairAll(ctx), s.removeHalfMade(ctx, func(key string) bool { return !keep(key) })}
+	errs := []error{s.dropProbes(ctx, 0), s.repairAll(ctx), s.removeHalfMade(ctx, func(key string) bool { return !keep(key) })}
 	for _, l := range all {
 		if !keep(l.Labels[leaseImage]) {
+			errs = append(errs, s.drop(ctx, l))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Release implements prefetch.Store.
+func (s *Store) Release(ctx context.Context, key string) (err error) {
+	defer away(&err)
+	ctx = s.in(ctx)
+	old, err := s.leases(ctx, key)
+	if err != nil || len(old) == 0 {
+		return err
+	}
+	errs := []error{s.removeHalfMade(ctx, func(k string) bool { return k == key })}
+	for _, l := range old {
+		errs = append(errs, s.drop(ctx, l))
+	}
+	return errors.Join(errs...)
+}
+
+// dropProbes deletes the leases of probes that died, of other processes, if they are as old as this.
+func (s *Store) dropProbes(ctx context.Context, age time.Duration) error {
+	list, err := s.client.LeasesService().List(ctx, fmt.Sprintf("labels.%q==%q", probeOwner, s.cfg.Owner))
+	if err != nil {
+		return fmt.Errorf("list leases for probing: %w", err)
+	}
+	var errs []error
+	for _, l := range list {
+		if l.Labels[probeProcess] != s.process && time.Since(l.CreatedAt) >= age {
 			errs = append(errs, s.drop(ctx, l))
 		}
 	}

@@ -21,11 +21,18 @@ import (
 // probeLife is when containerd removes what a probe that died has left.
 const probeLife = time.Minute
 
+// probeTime is more than any probe takes: one that is older has died.
+const probeTime = 10 * time.Second
+
 // prove shows that the directories that we see are the daemon's and that files get in by link and rename: it adopts a
 // blob of random bytes, and moves files into a snapshot and lets the daemon count them. It is closed if not.
 func (s *Store) prove(ctx context.Context, at *layout) error {
-	manager := s.client.LeasesService()
-	lease, err := manager.Create(ctx, leases.WithRandomID(), leases.WithExpiration(probeLife))
+	if err := s.dropProbes(ctx, s.probeTime); err != nil {
+		return err
+	}
+	lease, err := s.client.LeasesService().Create(ctx, leases.WithID(s.cfg.Owner+"-probe-"+rand.Text()),
+		leases.WithLabels(map[string]string{probeOwner: s.cfg.Owner, probeProcess: s.process}),
+		leases.WithExpiration(probeLife))
 	if err != nil {
 		return fmt.Errorf("create a lease for probing: %w", err)
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,6 +71,9 @@ type Store struct {
 	conn   grpc.ClientConnInterface
 	cri    runtimeapi.ImageServiceClient
 	idle   time.Duration
+	// process tells our probes from those of another process.
+	process   string
+	probeTime time.Duration
 
 	mu sync.Mutex // guards what follows
 	at *layout
@@ -102,7 +106,8 @@ func New(cfg Config) (*Store, error) {
 		client.Close()
 		return nil, fmt.Errorf("connect to containerd at %s: its client has no gRPC connection", cfg.Address)
 	}
-	return &Store{cfg: cfg, client: client, conn: conn, cri: runtimeapi.NewImageServiceClient(conn), idle: idle}, nil
+	return &Store{cfg: cfg, client: client, conn: conn, cri: runtimeapi.NewImageServiceClient(conn), idle: idle,
+		process: rand.Text(), probeTime: probeTime}, nil
 }
 
 // Close ends the connection.

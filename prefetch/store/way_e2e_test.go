@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/leases"
 	"golang.org/x/sys/unix"
 
 	"github.com/hotplate-dev/hotplate/hack/rig"
@@ -25,6 +26,43 @@ func discardConfig(line string) string {
 		return "[plugins.\"io.containerd.grpc.v1.cri\".containerd]\ndiscard_unpacked_layers = true\n"
 	}
 	return "[plugins.\"io.containerd.cri.v1.images\"]\ndiscard_unpacked_layers = true\n"
+}
+
+// TestALeaseOfAProbeThatDiedIsRemoved makes one as another process leaves it that is killed while it probes.
+func TestALeaseOfAProbeThatDiedIsRemoved(t *testing.T) {
+	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
+		s, err := store.New(store.Config{Address: d.Address(), Log: prefetchtest.Logger(t), Owner: "test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		manager := connect(t, d).LeasesService()
+		count := func() int {
+			t.Helper()
+			list, err := manager.List(inK8s(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(list)
+		}
+		labels := map[string]string{"hotplate.dev/probe": "test", "hotplate.dev/process": "another"}
+		if _, err := manager.Create(inK8s(t), leases.WithID("died"), leases.WithLabels(labels)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Way(t.Context()); err != nil || count() != 1 {
+			t.Errorf("%d leases after a look at the way, want the one that may be alive: %v", count(), err)
+		}
+		s.SetProbeTime(0)
+		if _, err := s.Way(t.Context()); err != nil || count() != 0 {
+			t.Errorf("%d leases after a look at the way: %v", count(), err)
+		}
+		if _, err := manager.Create(inK8s(t), leases.WithID("died"), leases.WithLabels(labels)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Sweep(t.Context(), func(string) bool { return true }); err != nil || count() != 0 {
+			t.Errorf("%d leases after a sweep: %v", count(), err)
+		}
+	})
 }
 
 func TestWhetherTheDaemonDiscards(t *testing.T) {
