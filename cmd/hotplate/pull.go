@@ -35,8 +35,8 @@ func newPull(log *cli.Log) *cobra.Command {
 		Short: "Make images ready on this node: fetched, unpacked, known to CRI",
 		Long: "pull fetches images through the hosts directory, as containerd would, and returns when CRI reports them under\n" +
 			"their names and their snapshots exist. What is there already is not fetched again. A pull that was ended goes on\n" +
-			"where it was when it is repeated; what it keeps until then is in containerd's content directory, or in\n" +
-			"--state-dir where containerd has to unpack.\n\n" + jsonHelp,
+			"where it was when it is repeated. Until then, what it has is kept in containerd's content directory, or in\n" +
+			"--state-dir where containerd has to unpack; a pull of other images removes it.\n\n" + jsonHelp,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, refs []string) error {
 			return o.run(cmd.Context(), refs, log, os.Stdout)
@@ -46,7 +46,7 @@ func newPull(log *cli.Log) *cobra.Command {
 	flags.StringVar(&o.address, "address", cli.DefaultAddress, "containerd's socket")
 	flags.StringVar(&o.hostsDir, "hosts-dir", cli.DefaultHostsDir, "hosts directory that says where images are")
 	flags.StringVar(&o.stateDir, "state-dir", cli.DefaultStateDir,
-		"where layers that were not finished are kept if containerd has to unpack; may be the agent's")
+		"where layers that were not finished are kept if containerd has to unpack; the same for all pulls, may be the agent's")
 	flags.StringVar(&o.snapshotter, "snapshotter", store.DefaultSnapshotter, "snapshotter that containerd's CRI uses")
 	flags.StringVar(&o.credentials, "credentials", "", "docker config JSON with the logins (default: none)")
 	flags.StringVar(&o.platform, "platform", "", "platform to pick from an index (default: the node's)")
@@ -116,19 +116,31 @@ func (o *pullOptions) run(ctx context.Context, refs []string, logFlags *cli.Log,
 	if err != nil {
 		return err
 	}
-	return o.pull(ctx, p, refs, o.display(out))
+	leave, err := enter(ctx, o.stateDir, p, o.images(refs), log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, leave()) }()
+	return o.pull(ctx, p, o.images(refs), o.display(out))
+}
+
+// images are the images as they are wanted.
+func (o *pullOptions) images(refs []string) (all []prefetch.Image) {
+	for _, ref := range refs {
+		all = append(all, prefetch.Image{Ref: ref, Platform: o.platform, Pin: o.pin})
+	}
+	return all
 }
 
 // pull makes one image after the other ready. One that fails does not keep the next from being tried.
-func (o *pullOptions) pull(ctx context.Context, p *prefetch.Prefetcher, refs []string, show display) error {
+func (o *pullOptions) pull(ctx context.Context, p *prefetch.Prefetcher, all []prefetch.Image, show display) error {
 	var errs []error
-	for _, ref := range refs {
-		img := prefetch.Image{Ref: ref, Platform: o.platform, Pin: o.pin}
+	for _, img := range all {
 		pr := new(prefetch.Progress)
-		stop := show.follow(ref, pr)
+		stop := show.follow(img.Ref, pr)
 		res, err := p.Ensure(ctx, img, pr)
 		stop()
-		show.done(ref, res, err)
+		show.done(img.Ref, res, err)
 		if err != nil {
 			errs = append(errs, err)
 		}
