@@ -27,7 +27,7 @@ type sweeper interface {
 
 // enter registers a pull with the other ones that use the same state directory, until leave. If there is none, it removes
 // what earlier ones have left that died: of other images everything, and of these what is of no use any more. That is not
-// needed for the pull, so that a failure only warns.
+// needed for the pull, so that a failure only warns, and the pull itself says so where containerd is away.
 func enter(ctx context.Context, stateDir string, s sweeper, wanted []prefetch.Image, log *slog.Logger) (leave func() error, err error) {
 	if err := os.MkdirAll(stateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the state directory (choose one with --state-dir): %w", err)
@@ -37,7 +37,7 @@ func enter(ctx context.Context, stateDir string, s sweeper, wanted []prefetch.Im
 		return nil, fmt.Errorf("register with other pulls: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
-		if err := s.Sweep(ctx, wanted); err != nil && ctx.Err() == nil {
+		if err := s.Sweep(ctx, wanted); err != nil && ctx.Err() == nil && !errors.Is(err, prefetch.ErrAway) {
 			log.Warn("what earlier pulls left was not removed", "error", err)
 		}
 	}

@@ -80,9 +80,9 @@ func TestAPullWaitsForTheSweepOfAnother(t *testing.T) {
 
 func TestASweepThatFailsOnlyWarns(t *testing.T) {
 	var out strings.Builder
-	s := &sweeps{do: func() error { return errors.New("no way") }}
+	s := &sweeps{do: func() error { return errors.New("no room") }}
 	leave, err := enter(t.Context(), t.TempDir(), s, nil, slog.New(slog.NewTextHandler(&out, nil)))
-	if err != nil || !strings.Contains(out.String(), "no way") {
+	if err != nil || !strings.Contains(out.String(), "no room") {
 		t.Fatalf("%v; it logs:\n%s", err, out.String())
 	}
 	if err := leave(); err != nil {

@@ -139,7 +139,8 @@ func TestExitCodes(t *testing.T) {
 		"no such config": {[]string{"lint", good + "x"}, 1, "hotplate: open " + good + "x: no such file or directory\n"},
 		"no agent": {[]string{"status", "--state-dir", filepath.Dir(good)}, 1,
 			"is it running, are you root, is --state-dir its own?"},
-		"json of a failed pull is on the output alone": {[]string{"pull", "-o", "json", "--address", socket, "UPPER"}, 1, ""},
+		"json of a failed pull is on the output alone": {[]string{"pull", "-o", "json", "--address", socket, "--state-dir",
+			filepath.Dir(socket), "UPPER"}, 1, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), os.Args[0], c.args...)
