@@ -52,9 +52,9 @@ func rules() []rule {
 			script: func() script { return always(ranged, rig.Answer(http.StatusNotFound)) }},
 		{what: "wrong bytes from the first mirror: the next is asked", second: true,
 			script: func() script { return always(ranged, rig.Fault{FlipAt: rig.At(50)}) }},
-		{what: "416 for every chunk from the first mirror: the next is asked", second: true,
-			kept:   goneElsewhere(http.StatusRequestedRangeNotSatisfiable),
-			script: func() script { return always(ranged, rig.Answer(http.StatusRequestedRangeNotSatisfiable)) }},
+		{what: "416 for every chunk from the only mirror: it is asked in one stream", kept: inOneStream, script: noSuchRange},
+		{what: "416 for every chunk from the first mirror: it is asked in one stream", kept: inOneStream, second: true,
+			script: noSuchRange},
 		{what: "200 and everything for every chunk at first", script: once(rig.Fault{IgnoreRange: true})},
 		{what: "another Content-Range for every chunk at first",
 			script: once(rig.Fault{Header: http.Header{"Content-Range": {"bytes 1-2/*"}}})},
@@ -151,6 +151,33 @@ func retryAtDate() script {
 		}
 		return rig.Fault{}
 	}
+}
+
+// noSuchRange denies every range.
+func noSuchRange() script {
+	return always(ranged, rig.Answer(http.StatusRequestedRangeNotSatisfiable, "Content-Range", "bytes */1"))
+}
+
+// inOneStream wants what was denied as a range to be asked for as a whole, and to come so.
+func inOneStream(log []rig.Request) string {
+	denied, came := make(map[string]bool), make(map[string]bool)
+	for _, r := range log {
+		if r.Status == http.StatusRequestedRangeNotSatisfiable {
+			denied[r.Path] = true
+		}
+		if r.Status == http.StatusOK && r.Range == "" {
+			came[r.Path] = true
+		}
+	}
+	for path := range denied {
+		if !came[path] {
+			return path + " was not asked for in one stream"
+		}
+	}
+	if len(denied) == 0 {
+		return "no range was denied"
+	}
+	return ""
 }
 
 // wholeAnswer tells whether all that was asked for was sent.

@@ -27,7 +27,7 @@
 // What a reply means:
 //
 //	206, exactly the range       the chunk
-//	any other success            ErrRangeIgnored: ask for the blob in one stream
+//	any other success, 416       ErrRangeIgnored: ask for the blob in one stream
 //	another total size           an error of this host
 //	401                          new token, once more; then an error of this host
 //	429, 503 with Retry-After    nobody asks this host until then, at most 2 min; then once more. Where there is

@@ -19,7 +19,8 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// ErrRangeIgnored says that the reply to a range request was not that range. The blob can still be had in one stream.
+// ErrRangeIgnored says that the reply to a range request was not that range, or that the host denied that there is such a
+// range. The blob may still be had in one stream.
 var ErrRangeIgnored = errors.New("the registry does not honour range requests")
 
 // ErrStalled says that no byte arrived for the stall timeout.

@@ -109,6 +109,31 @@ func TestRequestsAreContainerds(t *testing.T) {
 	}
 }
 
+func TestAHostThatDeniesAValidRangeIsAskedInOneStream(t *testing.T) {
+	reg := prefetchtest.NewRegistry(t)
+	img := prefetchtest.Build(t, 1, 1000)
+	ref := reg.Push(img, "a", "1")
+	denies := func(r *http.Request, _ int) bool { return r.Header.Get("Range") != "" }
+	reg.Script(prefetchtest.On(denies, prefetchtest.Status(http.StatusRequestedRangeNotSatisfiable)))
+	src := repository(t, prefetchtest.Hosts(reg), ref).Sources()[0]
+	chunk := fetch.Chunk{Blob: img.Layers[0], Offset: 10, Length: 100}
+
+	_, err := readAll(t, src.Ranged(true, nil), chunk)
+	if !errors.Is(err, fetch.ErrRangeIgnored) || !strings.Contains(err.Error(), "416") || len(reg.Requests()) != 1 {
+		t.Errorf("%v after %d requests, want %v after one", err, len(reg.Requests()), fetch.ErrRangeIgnored)
+	}
+	if err := src.Failed("ask", err); src.Ranges() || !strings.Contains(err.Error(), "416") {
+		t.Errorf("ranges are still asked for after %v", err)
+	}
+	if data, err := readAll(t, src.Whole(true, nil), chunk); err != nil || len(data) != 100 {
+		t.Errorf("%d bytes in one stream: %v", len(data), err)
+	}
+	reg.Script(prefetchtest.On(prefetchtest.Layers, prefetchtest.Status(http.StatusRequestedRangeNotSatisfiable)))
+	if _, err := readAll(t, src.Whole(true, nil), chunk); err == nil || errors.Is(err, fetch.ErrRangeIgnored) {
+		t.Errorf("416 for everything: %v, want an error of the host", err)
+	}
+}
+
 func TestAnExpiredTokenIsRefreshedOnceForAll(t *testing.T) {
 	for name, explain := range map[string]bool{"with a word": true, "without a word": false} {
 		t.Run(name, func(t *testing.T) {

@@ -158,6 +158,10 @@ type ranged struct{ at *endpoint }
 
 func (r ranged) FetchRange(ctx context.Context, c Chunk) (io.ReadCloser, error) {
 	resp, err := r.at.get(ctx, c.Blob, fmt.Sprintf("bytes=%d-%d", c.Offset, c.Offset+c.Length-1))
+	if status := (*StatusError)(nil); errors.As(err, &status) && status.Code == http.StatusRequestedRangeNotSatisfiable {
+		// The chunk lies in the blob, so that the host is wrong about ranges or about the blob: one stream tells.
+		return nil, fmt.Errorf("%w: %w", ErrRangeIgnored, err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -125,7 +125,7 @@ func TestRetryingKnowsWhatIsInVain(t *testing.T) {
 		calls int64
 	}{
 		"404":                                {err: &StatusError{Code: 404}, calls: 1},
-		"416":                                {err: &StatusError{Code: 416}, calls: 1},
+		"412":                                {err: &StatusError{Code: 412}, calls: 1},
 		"501":                                {err: &StatusError{Code: 501}, calls: 1},
 		"429":                                {err: &StatusError{Code: 429}, calls: 4},
 		"500":                                {err: &StatusError{Code: 500}, calls: 4},
