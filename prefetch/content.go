@@ -17,19 +17,12 @@ import (
 // contents makes all layers complete in the store, several at once. The first failure ends the others; what they have
 // stays.
 func (r *run) contents(ctx context.Context, pl plan) error {
-	lacks := map[digest.Digest]bool{}
-	for _, l := range pl.layers {
-		has, err := r.session.Has(ctx, l)
-		if err != nil {
-			return err
-		}
-		lacks[l.Digest] = !has
-		if has {
-			r.progress.layer(l.Digest, func(pl *Layer) { pl.Phase, pl.Done = Fetching, pl.Size })
-		}
+	has, err := r.has(ctx, pl.layers)
+	if err != nil {
+		return err
 	}
-	giveBack, err := r.claim(ctx, slices.DeleteFunc(slices.Clone(pl.stack), func(l stacked) bool { return !lacks[l.desc.Digest] }),
-		slices.DeleteFunc(slices.Clone(pl.extras), func(l ocispec.Descriptor) bool { return !lacks[l.Digest] }))
+	giveBack, err := r.claim(ctx, slices.DeleteFunc(slices.Clone(pl.stack), func(l stacked) bool { return has[l.desc.Digest] }),
+		slices.DeleteFunc(slices.Clone(pl.extras), func(l ocispec.Descriptor) bool { return has[l.Digest] }))
 	if err != nil {
 		return err
 	}
@@ -40,6 +33,21 @@ func (r *run) contents(ctx context.Context, pl plan) error {
 		g.Go(func() error { return r.content(ctx, l) })
 	}
 	return g.Wait()
+}
+
+// has tells which of the blobs are complete in the store.
+func (r *run) has(ctx context.Context, blobs []ocispec.Descriptor) (map[digest.Digest]bool, error) {
+	has := make(map[digest.Digest]bool)
+	for _, b := range blobs {
+		there, err := r.session.Has(ctx, b)
+		if err != nil {
+			return nil, err
+		}
+		if has[b.Digest] = there; there {
+			r.progress.layer(b.Digest, func(l *Layer) { l.Phase, l.Done = Fetching, l.Size })
+		}
+	}
+	return has, nil
 }
 
 // content makes one blob complete in the store through its writer.

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hotplate-dev/hotplate/prefetch/layer"
@@ -40,15 +42,18 @@ func (r *run) direct(ctx context.Context, session DirectSession, pl plan) (err e
 	if err != nil {
 		return err
 	}
-	giveBack, err := r.claim(ctx, d.stack[first:], pl.extras)
+	has, err := r.has(ctx, pl.extras)
+	if err != nil {
+		return err
+	}
+	giveBack, err := r.claim(ctx, d.stack[first:],
+		slices.DeleteFunc(slices.Clone(pl.extras), func(l ocispec.Descriptor) bool { return has[l.Digest] }))
 	if err != nil {
 		return err
 	}
 	defer giveBack()
 	g, gctx := errgroup.WithContext(ctx)
-	for _, extra := range pl.extras {
-		g.Go(func() error { return r.content(gctx, extra) })
-	}
+	g.Go(func() error { return d.extras(gctx, pl.extras) })
 	for i := first; i < len(d.stack); i++ {
 		// From below, so that those that others wait for are always under way.
 		place, err := d.place(gctx, &d.stack[i])

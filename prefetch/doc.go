@@ -15,6 +15,8 @@
 //  7. See that the last snapshot has the name that the config demands, and let the config hold it.
 //  8. Publish the image records: the repository's digest name, the tag, the aliases. Last, so that no record ever names
 //     an image that is not whole.
+//     An artifact, which is no root filesystem, has no layers in this sense: steps 6 to 8 fetch its blobs and let the store
+//     keep them under these names, without records, so that CRI does not take it for an image.
 //  9. Wait until CRI shows the image under every name; pin it, where that is asked for and the daemon knows pins, and
 //     wait until CRI shows that too. Then it is ready.
 //

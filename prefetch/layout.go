@@ -100,8 +100,8 @@ func (lo *layout) Commit(context.Context) error {
 	if lo.hashErr != nil {
 		return fmt.Errorf("hash %s: %w", lo.desc, lo.hashErr)
 	}
-	if got := digest.NewDigest(lo.desc.Algorithm(), lo.hash.h); got != lo.desc {
-		return fmt.Errorf("%w: the bytes of %s have digest %s", ErrDigest, lo.desc, got)
+	if err := lo.hash.check(lo.desc); err != nil {
+		return err
 	}
 	if err := errors.Join(lo.applyErr, syncErr); err != nil {
 		return err
@@ -138,6 +138,14 @@ func (h *hasher) Write(p []byte) (int, error) {
 		return len(p), fmt.Errorf("save the state of the hash: %w", err)
 	}
 	return len(p), nil
+}
+
+// check compares the digest of what was hashed.
+func (h *hasher) check(want digest.Digest) error {
+	if got := digest.NewDigest(want.Algorithm(), h.h); got != want {
+		return fmt.Errorf("%w: the bytes of %s have digest %s", ErrDigest, want, got)
+	}
+	return nil
 }
 
 // timedReader measures how long its reader waited for bytes, and tells how many came.

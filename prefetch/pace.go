@@ -75,7 +75,7 @@ func (p *pace) verdict(end time.Time, stack []stacked) (Bound, []string) {
 		return BoundNothing, nil
 	case float64(p.held) > mostly*float64(total):
 		return BoundRegistry, []string{"the registry limits how often it may be asked: raise its limit, or prefetch from a mirror"}
-	case len(p.layers) == 0 && float64(end.Sub(p.last)) > mostly*float64(total):
+	case len(p.layers) == 0 && len(stack) > 0 && float64(end.Sub(p.last)) > mostly*float64(total):
 		return BoundDisk, []string{"containerd unpacks one layer after the other: the direct way would be faster"}
 	case len(p.layers) == 0:
 		return BoundNetwork, nil

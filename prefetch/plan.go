@@ -34,6 +34,8 @@ type plan struct {
 	stack    []stacked            // what the snapshots are made of, from below
 	extras   []ocispec.Descriptor // those of layers that are not in stack: content that no snapshot has
 	chainID  digest.Digest
+	// artifact is set for what is no image: config and layers are extras, and there is no chain.
+	artifact bool
 }
 
 // stacked is one layer in its place in an image. The same blob may have several.
@@ -76,6 +78,10 @@ func (r *run) makePlan(ctx context.Context, target ocispec.Descriptor) (plan, er
 		return pl, err
 	}
 	pl.config = m.Config
+	if pl.artifact = !images.IsConfigType(m.Config.MediaType); pl.artifact {
+		r.keep = true
+		return pl, pl.addLayers(append([]ocispec.Descriptor{m.Config}, m.Layers...), nil)
+	}
 	diffIDs, err := r.readConfig(ctx, m)
 	if err != nil {
 		return pl, err
@@ -84,7 +90,8 @@ func (r *run) makePlan(ctx context.Context, target ocispec.Descriptor) (plan, er
 	return pl, pl.addLayers(m.Layers, diffIDs)
 }
 
-// addLayers puts each of the manifest's layers in its place; readConfig has seen that there are as many diff IDs.
+// addLayers puts each of the manifest's layers in its place; readConfig has seen that there are as many diff IDs. Those of
+// an artifact have no place.
 func (p *plan) addLayers(layers []ocispec.Descriptor, diffIDs []digest.Digest) error {
 	seen := map[digest.Digest]bool{}
 	chains := identity.ChainIDs(slices.Clone(diffIDs)) // it works in place
@@ -92,7 +99,7 @@ func (p *plan) addLayers(layers []ocispec.Descriptor, diffIDs []digest.Digest) e
 		if !seen[l.Digest] {
 			p.layers = append(p.layers, l)
 		}
-		if !images.IsLayerType(l.MediaType) {
+		if p.artifact || !images.IsLayerType(l.MediaType) {
 			if !seen[l.Digest] {
 				p.extras = append(p.extras, l)
 			}
@@ -138,8 +145,10 @@ func (r *run) readManifest(ctx context.Context, desc ocispec.Descriptor) (ocispe
 		return m, fmt.Errorf("manifest %s: %w", desc.Digest, err)
 	}
 	children := []ocispec.Descriptor{m.Config}
-	if r.keep {
-		children = append(children, m.Layers...)
+	for _, l := range m.Layers {
+		if r.keep || !images.IsConfigType(m.Config.MediaType) || !images.IsLayerType(l.MediaType) {
+			children = append(children, l)
+		}
 	}
 	return m, r.session.Link(ctx, r.ref, desc, children)
 }
@@ -229,17 +238,10 @@ func Choose(manifests []ocispec.Descriptor, m platforms.MatchComparer) (ocispec.
 	return fit[0], checkBlob(fit[0])
 }
 
-// checkManifest tells whether containerd can run what m describes.
+// checkManifest tells whether m describes an image that containerd can run, or an artifact.
 func checkManifest(m ocispec.Manifest) error {
-	if !images.IsConfigType(m.Config.MediaType) {
-		kind := m.ArtifactType
-		if kind == "" {
-			kind = m.Config.MediaType
-		}
-		return fmt.Errorf("it is no container image but an artifact of type %q, which is not supported yet", kind)
-	}
 	switch n := len(m.Layers); {
-	case n == 0:
+	case n == 0 && images.IsConfigType(m.Config.MediaType):
 		return errors.New("the image has no layers")
 	case n > maxLayers:
 		return fmt.Errorf("the image has %d layers, more than %d", n, maxLayers)

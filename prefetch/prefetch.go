@@ -139,11 +139,12 @@ type Result struct {
 	// Ref is the normalised reference.
 	Ref string `json:"ref"`
 	// Digest is the manifest that is used on this node. IndexDigest is the index it was chosen from, or empty.
-	Digest       string `json:"digest"`
-	IndexDigest  string `json:"indexDigest,omitempty"`
-	ConfigDigest string `json:"configDigest"` // the image ID of CRI
-	ChainID      string `json:"chainID"`
-	// Names are the image records that point at it.
+	Digest      string `json:"digest"`
+	IndexDigest string `json:"indexDigest,omitempty"`
+	// ConfigDigest is the image ID of CRI; for an artifact, which CRI does not know, the manifest's digest.
+	ConfigDigest string `json:"configDigest"`
+	ChainID      string `json:"chainID"` // empty for an artifact
+	// Names are the image records that point at it. An artifact has none, but is kept under these names.
 	Names        []string `json:"names"`
 	Pinned       bool     `json:"pinned"`
 	PinSupported bool     `json:"pinSupported"`

@@ -70,7 +70,7 @@ func (r *run) ensure(ctx context.Context) (Result, error) {
 		return r.result(names, st), err
 	}
 	if r.want.pin && st.PinSupported && !st.Pinned {
-		if err := r.p.cfg.Store.Pin(ctx, st.Config, r.size()); err != nil {
+		if err := r.p.cfg.Store.Pin(ctx, st.id(), r.size()); err != nil {
 			return r.result(names, st), err
 		}
 		if st, err = r.await(ctx, names, target.Digest, true); err != nil {
@@ -169,16 +169,27 @@ func (r *run) bring(ctx context.Context, target ocispec.Descriptor, names []stri
 			return st, err
 		}
 	}
-	if err := r.unpack(ctx, pl); err != nil {
-		return st, err
+	if !pl.artifact {
+		if err := r.unpack(ctx, pl); err != nil {
+			return st, err
+		}
 	}
 	r.bound, r.advice = r.pace.verdict(time.Now(), pl.stack)
-	err = r.steady(ctx, func() error { return r.session.Publish(ctx, names, target) })
-	if err != nil {
+	if err := r.publish(ctx, names, pl); err != nil {
 		return st, err
 	}
 	r.p.dropWants(r.key)
 	return r.p.state(ctx, names, target.Digest, r.want)
+}
+
+// publish gives the image its names.
+func (r *run) publish(ctx context.Context, names []string, pl plan) error {
+	return r.steady(ctx, func() error {
+		if pl.artifact {
+			return r.session.Keep(ctx, names, pl.target, pl.manifest.Digest)
+		}
+		return r.session.Publish(ctx, names, pl.target)
+	})
 }
 
 // chooseWay finds out how the layers get in.
@@ -240,6 +251,9 @@ func (r *run) size() (n int64) {
 			n += l.desc.Size
 		}
 	}
+	for _, e := range r.plan.extras {
+		n += e.Size
+	}
 	return n
 }
 
@@ -294,14 +308,24 @@ func (p *Prefetcher) state(ctx context.Context, names []string, target digest.Di
 	return p.cfg.Store.State(ctx, Query{Names: names, Target: target, Platform: w.platform})
 }
 
+// id is what Store.Pin and Store.Remove call the image.
+func (st State) id() digest.Digest {
+	if st.Artifact != "" {
+		return st.Manifest
+	}
+	return st.Config
+}
+
 // complete tells whether nothing needs to be fetched, unpacked or published.
 func complete(st State, names []string) bool {
-	return st.Unpacked && !slices.ContainsFunc(names, func(n string) bool { return st.Names[n] != st.Target })
+	return (st.Unpacked || st.Whole) && !slices.ContainsFunc(names, func(n string) bool { return st.Names[n] != st.Target })
 }
 
 // missing says what keeps the image from being ready, or nothing.
 func missing(st State, names []string, pinned bool) string {
 	switch {
+	case st.Artifact != "":
+		return missingOfArtifact(st, names, pinned)
 	case st.Config == "":
 		return "containerd has not the content of " + st.Target.String()
 	case st.Snapshot && !st.Unpacked:
@@ -327,9 +351,29 @@ func missing(st State, names []string, pinned bool) string {
 	return ""
 }
 
+// missingOfArtifact is missing for an artifact, which CRI does not know.
+func missingOfArtifact(st State, names []string, pinned bool) string {
+	if !st.Whole {
+		return "containerd has not all blobs of " + st.Target.String()
+	}
+	for _, n := range names {
+		switch st.Names[n] {
+		case st.Target:
+		case "":
+			return fmt.Sprintf("nothing keeps %s under the name %s", st.Target, n)
+		default:
+			return fmt.Sprintf("%s points at %s, not at %s", n, st.Names[n], st.Target)
+		}
+	}
+	if pinned && !st.Pinned {
+		return names[0] + " is not pinned"
+	}
+	return ""
+}
+
 func (r *run) result(names []string, st State) Result {
 	res := result(r.want, names, st)
-	if r.plan.stack != nil {
+	if r.plan.layers != nil {
 		res.Way, res.WayReason, res.Kept, res.Size = r.way.Name, r.way.Reason, r.keep, r.size()
 		res.BoundBy, res.Advice = r.bound, r.advice
 	}
@@ -344,8 +388,13 @@ func (r *run) result(names []string, st State) Result {
 
 func result(w wanted, names []string, st State) Result {
 	res := Result{
-		Ref: w.ref.String(), Digest: st.Manifest.String(), IndexDigest: indexOf(st), ConfigDigest: st.Config.String(),
-		ChainID: st.ChainID.String(), Names: names, Pinned: st.Pinned, PinSupported: st.PinSupported, Mountable: true,
+		Ref: w.ref.String(), Digest: st.Manifest.String(), IndexDigest: indexOf(st), ConfigDigest: st.id().String(),
+		ChainID: st.ChainID.String(), Names: names, Pinned: st.Pinned, PinSupported: st.PinSupported,
+		Mountable: st.Artifact == "",
+	}
+	if st.Artifact != "" {
+		res.Note = fmt.Sprintf("present, not mountable: it is an artifact of type %q, which containerd does not mount as a root "+
+			"filesystem", st.Artifact)
 	}
 	if w.pin && !st.PinSupported {
 		res.Note = st.Runtime + " knows no pins: the kubelet may remove the image when the disk fills up"

@@ -21,7 +21,7 @@ type Store interface {
 	Way(ctx context.Context) (Way, error)
 	// Space tells how much room there is now.
 	Space(ctx context.Context) (Space, error)
-	// Pin protects the image with this ID (the config's digest) from the kubelet's garbage collection and marks the
+	// Pin protects the image with this ID (the config's digest; the manifest's for an artifact) from the kubelet's garbage collection and marks the
 	// pin as ours, with the bytes that it keeps. A pin that someone else set is left as it is.
 	Pin(ctx context.Context, imageID digest.Digest, size int64) error
 	// Unpin removes the pin if it is ours; anything else, also an image that is gone, is left alone.
@@ -142,6 +142,10 @@ type Session interface {
 	Unpack(ctx context.Context, ref string, target ocispec.Descriptor, p platforms.MatchComparer) (digest.Digest, error)
 	// Publish makes the names point at target, in order. Names that point elsewhere are moved.
 	Publish(ctx context.Context, names []string, target ocispec.Descriptor) error
+	// Keep is Publish for an artifact, whose blobs are complete and linked: it protects what target names from collection
+	// under these names, without CRI taking it for an image. manifest is the one for the platform. A later Keep of the same
+	// key replaces it, and a Sweep that does not keep the key ends it, unless the artifact is pinned.
+	Keep(ctx context.Context, names []string, target ocispec.Descriptor, manifest digest.Digest) error
 	// Close ends the session. With keep, what is unfinished stays for the next session of the same key, for a time
 	// that the store bounds; without, it may be collected.
 	Close(ctx context.Context, keep bool) error
@@ -191,6 +195,11 @@ type State struct {
 	Names map[string]digest.Digest
 	// Visible maps each name that CRI answers for to the image ID it answers with.
 	Visible map[string]digest.Digest
+	// Artifact is the type of an artifact that is no root filesystem, its artifactType or the media type of its config;
+	// empty for an image. Whole tells whether all its blobs are there. Names are those under which it is kept; it is
+	// never Visible and has neither Config nor snapshots.
+	Artifact string
+	Whole    bool
 	// Manifest and Config are the blobs chosen for the platform; empty if they are not in the store.
 	Manifest, Config digest.Digest
 	// ChainID is the name of the last snapshot; Snapshot tells whether it exists, and Unpacked, whether moreover the
@@ -205,7 +214,7 @@ type State struct {
 
 // Pin is a pin of ours.
 type Pin struct {
-	// ImageID is the digest of the image's config.
+	// ImageID is the digest of the image's config; for an artifact, of its manifest.
 	ImageID digest.Digest
 	// Target is the manifest or index that the image's record points at.
 	Target digest.Digest

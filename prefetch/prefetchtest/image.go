@@ -50,6 +50,31 @@ func BuildIndex(t testing.TB, seed uint64, sizes ...int) *Image {
 	return img
 }
 
+// The types of an artifact that BuildArtifact makes.
+const (
+	ArtifactType = "application/vnd.example.weights"
+	weightsType  = "application/vnd.example.weights.file"
+)
+
+// BuildArtifact makes an artifact with one blob of random content for each size, in bytes. Its config is the empty one, which
+// many have.
+func BuildArtifact(t testing.TB, seed uint64, sizes ...int) *Image {
+	t.Helper()
+	img := &Image{Blobs: make(map[digest.Digest][]byte)}
+	for i, size := range sizes {
+		data := make([]byte, size)
+		_, _ = rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(i), 2}).Read(data) // never fails
+		img.Layers = append(img.Layers, img.add(weightsType, data))
+	}
+	img.Config = img.add(ocispec.MediaTypeEmptyJSON, []byte("{}"))
+	img.Manifest = img.addJSON(t, ocispec.MediaTypeImageManifest, ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: ArtifactType,
+		Config: img.Config, Layers: img.Layers,
+	})
+	img.Target = img.Manifest
+	return img
+}
+
 func build(t testing.TB, arch string, seed uint64, sizes ...int) *Image {
 	t.Helper()
 	img := &Image{Blobs: make(map[digest.Digest][]byte)}

@@ -49,6 +49,7 @@ type MemStore struct {
 	records  map[string]digest.Digest
 	pins     map[digest.Digest]memPin
 	users    map[digest.Digest]string // by image ID: a container
+	kept     map[string]memKept       // by key: artifacts
 	sessions map[string]int           // by key: how many are open or were kept
 	watchers map[chan struct{}]bool
 	space    prefetch.Space
@@ -76,7 +77,7 @@ func NewMemStore(t testing.TB) *MemStore {
 		ingests: make(map[digest.Digest]*ingest), chains: make(map[digest.Digest]bool),
 		held:    make(map[digest.Digest]digest.Digest),
 		records: make(map[string]digest.Digest), pins: make(map[digest.Digest]memPin), sessions: make(map[string]int),
-		users: make(map[digest.Digest]string), watchers: make(map[chan struct{}]bool), root: t.TempDir(),
+		users: make(map[digest.Digest]string), kept: make(map[string]memKept), watchers: make(map[chan struct{}]bool), root: t.TempDir(),
 		dirs: make(map[digest.Digest]string), parents: make(map[digest.Digest]digest.Digest),
 	}
 	s.changed = sync.NewCond(&s.mu)
@@ -119,6 +120,12 @@ func (s *MemStore) State(_ context.Context, q prefetch.Query) (st prefetch.State
 				st.Target = d
 			}
 		}
+	}
+	if st.Target == "" && len(q.Names) > 0 {
+		st.Target = s.targetOf(q.Names[0])
+	}
+	if s.lookAtArtifact(q, &st) {
+		return st, nil
 	}
 	if st.Manifest, st.Config, st.ChainID, err = s.follow(st.Target, q.Platform); err != nil || st.Config == "" {
 		return st, err
@@ -187,6 +194,7 @@ func (s *MemStore) Sweep(_ context.Context, keep func(string) bool) (err error) 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.sessions, func(key string, _ int) bool { return !keep(key) })
+	maps.DeleteFunc(s.kept, func(key string, k memKept) bool { return s.pins[k.manifest] == memPin{} && !keep(key) })
 	maps.DeleteFunc(s.ingests, func(_ digest.Digest, in *ingest) bool { return !in.locked && !keep(in.key) })
 	return nil
 }

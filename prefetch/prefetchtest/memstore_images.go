@@ -26,10 +26,10 @@ func (s *MemStore) Pin(_ context.Context, id digest.Digest, size int64) (err err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.NoPins {
+	if s.NoPins && s.keptAs(id).target == "" {
 		s.t.Error("Pin was called on a store that knows no pins")
 	}
-	if s.recordOf(id) == "" {
+	if s.recordOf(id) == "" && s.keptAs(id).target == "" {
 		return fmt.Errorf("pin image %s: it has no record", id)
 	}
 	if !s.pins[id].foreign {
@@ -73,7 +73,11 @@ func (s *MemStore) Pins(context.Context) (out []prefetch.Pin, err error) {
 	defer s.mu.Unlock()
 	for id, p := range s.pins {
 		if !p.foreign {
-			out = append(out, prefetch.Pin{ImageID: id, Target: s.recordOf(id), Size: p.size})
+			target := s.recordOf(id)
+			if target == "" {
+				target = s.keptAs(id).target
+			}
+			out = append(out, prefetch.Pin{ImageID: id, Target: target, Size: p.size})
 		}
 	}
 	return out, nil
@@ -184,6 +188,7 @@ func (s *MemStore) Lose(id digest.Digest) {
 func (s *MemStore) lose(id digest.Digest) {
 	delete(s.pins, id)
 	s.notify()
+	maps.DeleteFunc(s.kept, func(_ string, k memKept) bool { return k.manifest == id })
 	maps.DeleteFunc(s.records, func(_ string, target digest.Digest) bool {
 		_, config, _, err := s.follow(target, platforms.Default())
 		return err == nil && config == id
@@ -204,6 +209,9 @@ func (s *MemStore) lose(id digest.Digest) {
 	}
 	for _, target := range s.records {
 		mark(target)
+	}
+	for _, k := range s.kept {
+		mark(k.target)
 	}
 	maps.DeleteFunc(s.blobs, func(d digest.Digest, _ []byte) bool { return !blobs[d] })
 	maps.DeleteFunc(s.links, func(d digest.Digest, _ []digest.Digest) bool { return !blobs[d] })

@@ -31,7 +31,8 @@ func TestStore(t *testing.T, newStore func(testing.TB) prefetch.Store) {
 		"a pin is there until it is removed":             (*storeTest).pin,
 		"what is not there is not there":                 (*storeTest).nothing,
 		"sweeping removes what nobody wants":             (*storeTest).sweep,
-		"what a session left can be released":           (*storeTest).release,
+		"what a session left can be released":            (*storeTest).release,
+		"an artifact is kept until nobody wants it":      (*storeTest).keep,
 		"unpacking what is unpacked already is no error": (*storeTest).unpackTwice,
 		"snapshots of another image are not its own":     (*storeTest).shared,
 		"an image that is removed is gone":               (*storeTest).remove,
@@ -384,6 +385,46 @@ func (s *storeTest) release(t *testing.T) {
 		if err := s.Release(t.Context(), key); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+func (s *storeTest) keep(t *testing.T) {
+	s.img = BuildArtifact(t, 23, 1000)
+	session := s.open(t)
+	s.put(t, session, append([]ocispec.Descriptor{s.img.Manifest, s.img.Config}, s.img.Layers...)...)
+	err := session.Link(t.Context(), s.ref, s.img.Manifest, append([]ocispec.Descriptor{s.img.Config}, s.img.Layers...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := s.state(t, s.ref); st.Artifact != ArtifactType || !st.Whole || len(st.Names) > 0 {
+		t.Errorf("before it is kept: %+v", st)
+	}
+	if err := session.Keep(t.Context(), []string{s.ref}, s.img.Manifest, s.img.Manifest.Digest); err != nil {
+		t.Fatal(err)
+	}
+	closeSession(t, session, false)
+	if err := s.Pin(t.Context(), s.img.Manifest.Digest, 1000); err != nil {
+		t.Fatal(err)
+	}
+	none := func(string) bool { return false }
+	if err := s.Sweep(t.Context(), none); err != nil {
+		t.Fatal(err)
+	}
+	st, err := s.State(t.Context(), prefetch.Query{Names: []string{s.ref}, Platform: platforms.Default()})
+	if err != nil || st.Names[s.ref] != s.img.Manifest.Digest || !st.Pinned || st.Config != "" || len(st.Visible) > 0 {
+		t.Errorf("pinned: %+v, %v", st, err)
+	}
+	if err := s.Unpin(t.Context(), s.img.Manifest.Digest); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.state(t, s.ref); st.Names[s.ref] == "" {
+		t.Error("it is gone before a sweep")
+	}
+	if err := s.Sweep(t.Context(), none); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.state(t, s.ref); len(st.Names) > 0 {
+		t.Errorf("after a sweep: %+v", st)
 	}
 }
 

@@ -198,6 +198,8 @@ func TestPrefetch(t *testing.T, newStore func(testing.TB) prefetch.Store,
 	t.Run("a host that is down is asked last", func(t *testing.T) { testDown(t, newStore(t)) })
 	t.Run("pins are ours to remove", func(t *testing.T) { testPins(t, newStore(t)) })
 	t.Run("an image that is there needs no registry", func(t *testing.T) { testNoAnswer(t, newStore(t)) })
+	t.Run("an artifact is kept without being an image", func(t *testing.T) { testArtifact(t, newStore(t)) })
+	t.Run("an artifact's tag that moves is followed", func(t *testing.T) { testMovedArtifact(t, newStore(t)) })
 	t.Run("an image outlives another with the same layers", func(t *testing.T) { testSharedLayers(t, newStore(t), remove) })
 }
 

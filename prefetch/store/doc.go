@@ -19,6 +19,8 @@
 //     fill its directory, commits it and looks at its parent, which some lines drop without a word; Unpacked lets
 //     the config hold the last one.
 //  6. Publish makes the image records. CRI sees them by an event and makes its own, named by the image ID.
+//     Keep is what Publish is for an artifact that is no root filesystem: labels on its content instead of records
+//     (artifact.go).
 //  7. Pin labels that one. Close deletes the leases.
 //
 // A crash leaves the lease with what it holds: complete blobs, partial ingests, snapshots. The next run for the same

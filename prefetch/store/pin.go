@@ -28,6 +28,12 @@ func (s *Store) Pin(ctx context.Context, id digest.Digest, size int64) (err erro
 	defer away(&err)
 	ctx = s.in(ctx)
 	img, err := s.client.ImageService().Get(ctx, id.String())
+	if errdefs.IsNotFound(err) {
+		err = s.pinArtifact(ctx, id, size)
+		if err == nil {
+			return nil
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("pin image %s: %w", id, err)
 	}
@@ -46,7 +52,7 @@ func (s *Store) Unpin(ctx context.Context, id digest.Digest) (err error) {
 	ctx = s.in(ctx)
 	img, err := s.client.ImageService().Get(ctx, id.String())
 	if errdefs.IsNotFound(err) {
-		return nil
+		return s.unpinArtifact(ctx, id)
 	}
 	if err != nil {
 		return fmt.Errorf("unpin image %s: %w", id, err)
@@ -76,7 +82,8 @@ func (s *Store) setPin(ctx context.Context, id digest.Digest, with map[string]st
 // Pins implements prefetch.Store.
 func (s *Store) Pins(ctx context.Context) (pins []prefetch.Pin, err error) {
 	defer away(&err)
-	list, err := s.client.ImageService().List(s.in(ctx), fmt.Sprintf("labels.%q==%q", ownerLabel, s.cfg.Owner))
+	ctx = s.in(ctx)
+	list, err := s.client.ImageService().List(ctx, fmt.Sprintf("labels.%q==%q", ownerLabel, s.cfg.Owner))
 	if err != nil {
 		return nil, fmt.Errorf("list pinned images: %w", err)
 	}
@@ -86,5 +93,11 @@ func (s *Store) Pins(ctx context.Context) (pins []prefetch.Pin, err error) {
 			pins = append(pins, prefetch.Pin{ImageID: id, Target: img.Target.Digest, Size: size})
 		}
 	}
-	return pins, nil
+	artifacts, err := s.artifacts(ctx)
+	for _, a := range artifacts {
+		if a.pin != nil {
+			pins = append(pins, *a.pin)
+		}
+	}
+	return pins, err
 }

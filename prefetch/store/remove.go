@@ -20,6 +20,9 @@ import (
 func (s *Store) Remove(ctx context.Context, id digest.Digest) (err error) {
 	defer away(&err)
 	ctx = s.in(ctx)
+	if artifact, err := s.removeArtifact(ctx, id); artifact || err != nil {
+		return err
+	}
 	records, err := s.recordsOf(ctx, id)
 	if err != nil {
 		return err

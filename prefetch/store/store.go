@@ -143,6 +143,11 @@ func (s *Store) State(ctx context.Context, q prefetch.Query) (st prefetch.State,
 			st.Target = img.Target.Digest
 		}
 	}
+	if st.Target == "" && len(q.Names) > 0 {
+		if st.Target, err = s.targetOf(ctx, q.Names[0]); err != nil {
+			return st, err
+		}
+	}
 	if st.Target == "" {
 		return st, nil
 	}
@@ -157,10 +162,11 @@ func (s *Store) State(ctx context.Context, q prefetch.Query) (st prefetch.State,
 
 // document is what an index, a manifest and a config have between them.
 type document struct {
-	MediaType string               `json:"mediaType"`
-	Manifests []ocispec.Descriptor `json:"manifests"`
-	Config    ocispec.Descriptor   `json:"config"`
-	RootFS    ocispec.RootFS       `json:"rootfs"`
+	Manifests    []ocispec.Descriptor `json:"manifests"`
+	ArtifactType string               `json:"artifactType"`
+	Config       ocispec.Descriptor   `json:"config"`
+	Layers       []ocispec.Descriptor `json:"layers"`
+	RootFS       ocispec.RootFS       `json:"rootfs"`
 }
 
 // lookAtContent follows target to the chain ID. What is not in the store stays empty.
@@ -181,6 +187,9 @@ func (s *Store) lookAtContent(ctx context.Context, q prefetch.Query, st *prefetc
 		manifest, doc = chosen.Digest, document{}
 	}
 	st.Manifest = manifest
+	if doc.artifact() != "" {
+		return s.lookAtArtifact(ctx, q, doc, st)
+	}
 	config := doc.Config.Digest
 	doc = document{}
 	if ok, err := s.readDocument(ctx, config, &doc); err != nil || !ok {
