@@ -37,14 +37,15 @@ func (w *Worker) held(e *image) bool {
 
 // letUnwantedGo takes our pin off images that no image of the config is any more, or removes them, once all wanted ones
 // are surely Ready: before, nobody can tell which those are, and the old version of a model should stay until the new
-// one is there. What a container uses keeps its pin, which is how it is found again, and is tried again later.
+// one is there. Only one for which there is no room is not waited for: it may need the room of what goes. What a
+// container uses keeps its pin, which is how it is found again, and is tried again later.
 func (w *Worker) letUnwantedGo(ctx context.Context) {
 	w.mu.Lock()
 	puller, remove := w.wanted.Puller, w.wanted.WhenUnwanted == config.Delete
 	todo := puller != nil && !w.letGo && !time.Now().Before(w.letGoAt)
 	wanted := make(map[string]bool) // image IDs, and whether they are to be pinned
 	for _, e := range w.images {
-		todo = todo && e.phase == report.ImageReady && !e.unsure && e.cancel == nil
+		todo = todo && (e.phase == report.ImageReady && !e.unsure || e.lacksRoom()) && e.cancel == nil
 		wanted[e.result.ConfigDigest] = wanted[e.result.ConfigDigest] || e.want.Pin
 	}
 	w.mu.Unlock()
@@ -70,6 +71,11 @@ func (w *Worker) letUnwantedGo(ctx context.Context) {
 		w.log.Warn("images that are not wanted any more stay pinned; trying again every minute", "err", err)
 	}
 	w.complain = complaint
+}
+
+// lacksRoom reports whether e has failed because others take the room. The caller holds mu.
+func (e *image) lacksRoom() bool {
+	return e.phase == report.ImageFailed && (e.reason == report.NoSpace || e.reason == report.TooMuchPinned)
 }
 
 // letPinsGo returns the images that have to stay, with the reason.

@@ -43,6 +43,30 @@ func TestImagesWaitForTheirRegistry(t *testing.T) {
 	})
 }
 
+// The old version of a model goes before the new one comes when there is no room for both.
+func TestUnwantedImagesGoBeforeOneThatLacksTheirRoom(t *testing.T) {
+	for _, why := range []error{prefetch.ErrNoSpace, prefetch.ErrPinned} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorker(t)
+			const before = "sha256:before"
+			w.puller.Set(func(p *agenttest.State) {
+				p.Fails["b"] = why
+				p.Pinned = []prefetch.Pin{{ImageID: before}, {ImageID: "sha256:id-of-a"}}
+			})
+			w.wants(img("a", 1), img("b", 0))
+			after(2 * time.Minute)
+			got := w.puller.Took()
+			if !slices.Contains(got, "unpin "+before) || slices.Contains(got, "unpin sha256:id-of-a") {
+				t.Errorf("%v: asked of the puller: %q", why, got)
+			}
+			w.phases("a: Ready", "b: Failed")
+			w.puller.Set(func(p *agenttest.State) { clear(p.Fails) })
+			after(10 * time.Minute)
+			w.phases("a: Ready", "b: Ready")
+		})
+	}
+}
+
 func TestPinsOfOthersImagesAreTakenOffWhenAllIsReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorker(t)

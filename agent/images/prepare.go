@@ -160,6 +160,10 @@ func (w *Worker) failed(e *image, err error) {
 	wait := e.retry.NextBackOff()
 	e.phase, e.reason, e.message = report.ImageFailed, reasonOf(err), err.Error()
 	e.due, e.unsure = time.Now().Add(wait), false
+	if e.lacksRoom() {
+		w.letGo = false
+		wake(w.look)
+	}
 	w.stats.Failures[e.reason]++
 	w.log.Error("image failed", "image", e.name, "ref", e.want.Ref, "reason", e.reason, "err", err, "retryIn", wait.Round(time.Second))
 }

@@ -347,9 +347,9 @@ func TestReasonsOfFailedImages(t *testing.T) {
 			p.Fails["away"] = fmt.Errorf("image away: %w", prefetch.ErrAway)
 		})
 		w.wants(img("big", 9), img("pins", 8), img("away", 7), img("small", 0))
-		after(5 * time.Second)
+		after(3200 * time.Millisecond) // a second for each, and before the first of them is tried again
 		w.concludes(report.False, "ImageFailed", "failed: big (NoSpace), pins (TooMuchPinned), away (ContainerdAway)")
-		w.phases("big: Failed", "pins: Failed", "away: Failed", "small: Ready")
+		w.phases("big: Failed", "pins: Failed", "away: Failed", "small: Resolving")
 		w.puller.Set(func(p *agenttest.State) { clear(p.Fails) })
 		after(time.Minute)
 		w.concludes(report.True, "AllReady", "4 of 4")
