@@ -39,8 +39,8 @@ type blob struct {
 // bring asks one host after the other. A host that breaks off is followed by the next from the byte that was reached. When
 // the digest is wrong in the end, everything is forgotten and asked for anew: from the same host, if there were bytes of
 // others among them, else from the next one. A daemon that goes away costs what its writer held.
-func (b *blob) bring(ctx context.Context) (err error) {
-	if b.sink, err = b.open(ctx); err != nil {
+func (b *blob) bring(ctx context.Context) error {
+	if err := b.begin(ctx); err != nil {
 		return err
 	}
 	defer func() {
@@ -107,7 +107,7 @@ func (b *blob) here() int64 {
 }
 
 // again begins anew with another sink. What is staged stays only if away, that is, if nothing is wrong with it.
-func (b *blob) again(ctx context.Context, away bool) (err error) {
+func (b *blob) again(ctx context.Context, away bool) error {
 	b.sink.Close()
 	b.sink = nil
 	if !away {
@@ -118,10 +118,13 @@ func (b *blob) again(ctx context.Context, away bool) (err error) {
 			}
 		}
 	}
-	return b.steady(ctx, func() error {
-		b.sink, err = b.open(ctx)
-		return err
-	})
+	return b.begin(ctx)
+}
+
+// begin opens a sink.
+func (b *blob) begin(ctx context.Context) (err error) {
+	b.sink, err = steadily(ctx, b.run, func() (sink, error) { return b.open(ctx) })
+	return err
 }
 
 // pour brings everything from the sink's offset on from one host.

@@ -39,7 +39,7 @@ func (r *run) contents(ctx context.Context, pl plan) error {
 func (r *run) has(ctx context.Context, blobs []ocispec.Descriptor) (map[digest.Digest]bool, error) {
 	has := make(map[digest.Digest]bool)
 	for _, b := range blobs {
-		there, err := r.session.Has(ctx, b)
+		there, err := steadily(ctx, r, func() (bool, error) { return r.session.Has(ctx, b) })
 		if err != nil {
 			return nil, err
 		}
@@ -120,6 +120,15 @@ func (r *run) openWriter(ctx context.Context, desc ocispec.Descriptor, anew bool
 
 // awayFor is how long a daemon that does not answer is waited for.
 const awayFor = 5 * time.Minute
+
+// steadily is steady for what returns something.
+func steadily[T any](ctx context.Context, r *run, op func() (T, error)) (v T, err error) {
+	err = r.steady(ctx, func() (err error) {
+		v, err = op()
+		return err
+	})
+	return v, err
+}
 
 // steady repeats op while the daemon is away: that costs a pause, and not what was fetched.
 func (r *run) steady(ctx context.Context, op func() error) error {

@@ -73,7 +73,7 @@ func (r *run) direct(ctx context.Context, session DirectSession, pl plan) (err e
 func (d *direct) present(ctx context.Context) (int, error) {
 	first := 0
 	for i := len(d.stack); i > 0 && first == 0; i-- {
-		has, err := d.session.HasSnapshot(ctx, d.stack[i-1].chain)
+		has, err := d.hasSnapshot(ctx, &d.stack[i-1])
 		if err != nil {
 			return 0, err
 		}
@@ -90,6 +90,10 @@ func (d *direct) present(ctx context.Context) (int, error) {
 		}
 	}
 	return first, nil
+}
+
+func (d *direct) hasSnapshot(ctx context.Context, l *stacked) (bool, error) {
+	return steadily(ctx, d.run, func() (bool, error) { return d.session.HasSnapshot(ctx, l.chain) })
 }
 
 // place waits for the memory that laying out l takes, and returns what gives it back. A layer that takes more than all
@@ -112,7 +116,7 @@ func (d *direct) layer(ctx context.Context, i int, giveBack func()) (err error) 
 		return err
 	}
 	defer unlock()
-	has, err := d.session.HasSnapshot(ctx, l.chain)
+	has, err := d.hasSnapshot(ctx, l)
 	if err != nil {
 		return err
 	}
@@ -244,12 +248,10 @@ func (d *direct) fetch(ctx context.Context, l *stacked, staged *staging.Blob) (*
 }
 
 // hold keeps others from fetching the blob.
-func (d *direct) hold(ctx context.Context, l *stacked) (hold Hold, err error) {
-	err = d.steady(ctx, func() error {
-		hold, err = d.session.Hold(ctx, l.desc, func() { d.waiting(l, "another pull that fetches the same layer") })
-		return err
+func (d *direct) hold(ctx context.Context, l *stacked) (Hold, error) {
+	return steadily(ctx, d.run, func() (Hold, error) {
+		return d.session.Hold(ctx, l.desc, func() { d.waiting(l, "another pull that fetches the same layer") })
 	})
-	return hold, err
 }
 
 // adopt puts the staged blob, which is verified and durable, into the store. A daemon that was away has forgotten the hold.
@@ -276,7 +278,7 @@ func (d *direct) adopt(ctx context.Context, l *stacked, hold Hold, staged *stagi
 // reuse lays out a blob that is in the store. Its digest was verified when it came there, its diff ID is now.
 func (d *direct) reuse(ctx context.Context, l *stacked) (*layer.Tree, error) {
 	d.progress.layer(l.desc.Digest, func(pl *Layer) { pl.Done, pl.Phase, pl.WaitingFor = pl.Size, Unpacking, "" })
-	body, err := d.session.OpenBlob(ctx, l.desc)
+	body, err := steadily(ctx, d.run, func() (io.ReadCloser, error) { return d.session.OpenBlob(ctx, l.desc) })
 	if err != nil {
 		return nil, err
 	}

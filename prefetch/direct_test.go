@@ -47,7 +47,9 @@ func leftovers(t *testing.T, store prefetch.Store) (files []string) {
 
 // TestADaemonThatIsAwayIsWaitedFor lets every call of the direct way fail several times, done and not done.
 func TestADaemonThatIsAwayIsWaitedFor(t *testing.T) {
-	for _, method := range []string{"Hold", "Adopt", "AddSnapshot", "Unpacked", "Link", "Publish"} {
+	for _, method := range []string{
+		"Way", "Open", "Has", "Space", "HasSnapshot", "Hold", "Adopt", "AddSnapshot", "Unpacked", "Link", "Publish", "Pin",
+	} {
 		for _, persisted := range []bool{false, true} {
 			if method == "Hold" && persisted {
 				continue // a daemon that goes away forgets its holds
@@ -66,7 +68,7 @@ func TestADaemonThatIsAwayIsWaitedFor(t *testing.T) {
 				img := prefetchtest.Build(t, 1, 300_000, 200_000)
 				ref := reg.Push(img, "m", "v1")
 				p := prefetchtest.NewPrefetcher(t, store, prefetchtest.Hosts(reg))
-				res, err := p.Ensure(t.Context(), prefetch.Image{Ref: ref}, nil)
+				res, err := p.Ensure(t.Context(), prefetch.Image{Ref: ref, Pin: true}, nil)
 				if err != nil {
 					t.Fatal(err)
 				}

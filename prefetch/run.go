@@ -70,7 +70,8 @@ func (r *run) ensure(ctx context.Context) (Result, error) {
 		return r.result(names, st), err
 	}
 	if r.want.pin && st.PinSupported && !st.Pinned {
-		if err := r.p.cfg.Store.Pin(ctx, st.id(), r.size()); err != nil {
+		err := r.steady(ctx, func() error { return r.p.cfg.Store.Pin(ctx, st.id(), r.size()) })
+		if err != nil {
 			return r.result(names, st), err
 		}
 		if st, err = r.await(ctx, names, target.Digest, true); err != nil {
@@ -137,7 +138,7 @@ func (r *run) bring(ctx context.Context, target ocispec.Descriptor, names []stri
 	if err := r.chooseWay(ctx); err != nil {
 		return st, err
 	}
-	r.session, err = r.p.cfg.Store.Open(ctx, r.key)
+	r.session, err = steadily(ctx, r, func() (Session, error) { return r.p.cfg.Store.Open(ctx, r.key) })
 	if err != nil {
 		return st, err
 	}
@@ -150,18 +151,14 @@ func (r *run) bring(ctx context.Context, target ocispec.Descriptor, names []stri
 		}
 	}()
 	r.progress.phase(Fetching)
-	var pl plan
-	err = r.steady(ctx, func() error {
-		pl, err = r.makePlan(ctx, target)
-		return err
-	})
+	pl, err := steadily(ctx, r, func() (plan, error) { return r.makePlan(ctx, target) })
 	if err != nil {
 		return st, err
 	}
 	r.plan = pl
 	r.progress.update(func(s *Snapshot) { s.Digest = pl.manifest.Digest.String(); s.IndexDigest = pl.index() })
 	// With its snapshots there, an image needs no layer blobs: containerd may have been told to discard them.
-	if st, err = r.p.state(ctx, names, target.Digest, r.want); err != nil {
+	if st, err = r.state(ctx, names, target.Digest); err != nil {
 		return st, err
 	}
 	if !st.Snapshot {
@@ -179,7 +176,7 @@ func (r *run) bring(ctx context.Context, target ocispec.Descriptor, names []stri
 		return st, err
 	}
 	r.p.dropWants(r.key)
-	return r.p.state(ctx, names, target.Digest, r.want)
+	return r.state(ctx, names, target.Digest)
 }
 
 // publish gives the image its names.
@@ -194,7 +191,7 @@ func (r *run) publish(ctx context.Context, names []string, pl plan) error {
 
 // chooseWay finds out how the layers get in.
 func (r *run) chooseWay(ctx context.Context) (err error) {
-	if r.way, err = r.p.cfg.Store.Way(ctx); err != nil {
+	if r.way, err = steadily(ctx, r, func() (Way, error) { return r.p.cfg.Store.Way(ctx) }); err != nil {
 		return err
 	}
 	if r.p.cfg.Way == API && r.way.Name == Direct {
@@ -277,11 +274,7 @@ func (r *run) unpack(ctx context.Context, pl plan) error {
 func (r *run) await(ctx context.Context, names []string, target digest.Digest, pinned bool) (State, error) {
 	deadline := time.Now().Add(visibleWithin)
 	for wait := firstLook; ; wait = min(2*wait, longestLook) {
-		var st State
-		err := r.steady(ctx, func() (err error) {
-			st, err = r.p.state(ctx, names, target, r.want)
-			return err
-		})
+		st, err := r.state(ctx, names, target)
 		if err != nil {
 			return st, err
 		}
@@ -301,6 +294,11 @@ func (r *run) await(ctx context.Context, names []string, target digest.Digest, p
 			return st, context.Cause(ctx)
 		}
 	}
+}
+
+// state asks the store, and waits for it where it is away.
+func (r *run) state(ctx context.Context, names []string, target digest.Digest) (State, error) {
+	return steadily(ctx, r, func() (State, error) { return r.p.state(ctx, names, target, r.want) })
 }
 
 // state asks the store.

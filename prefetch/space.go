@@ -110,7 +110,7 @@ func (r *run) needs(space Space, stack []stacked, others []ocispec.Descriptor) [
 
 // claim refuses what does not fit, and otherwise keeps its place until it is given back.
 func (r *run) claim(ctx context.Context, stack []stacked, others []ocispec.Descriptor) (giveBack func(), err error) {
-	space, err := r.p.cfg.Store.Space(ctx)
+	space, err := steadily(ctx, r, func() (Space, error) { return r.p.cfg.Store.Space(ctx) })
 	if err != nil {
 		return nil, fmt.Errorf("look how much room there is: %w", err)
 	}
@@ -146,7 +146,7 @@ func (r *run) mayPin(ctx context.Context) error {
 	if !r.want.pin || r.p.cfg.MaxPinned == 0 {
 		return nil
 	}
-	pins, err := r.p.cfg.Store.Pins(ctx)
+	pins, err := steadily(ctx, r, func() ([]Pin, error) { return r.p.cfg.Store.Pins(ctx) })
 	if err != nil {
 		return err
 	}

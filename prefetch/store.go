@@ -39,8 +39,6 @@ type Store interface {
 	Sweep(ctx context.Context, keep func(key string) bool) error
 	// Release removes what earlier sessions of the key have left, whatever they hold. None of them is open.
 	Release(ctx context.Context, key string) error
-	// Back returns when the daemon answers again after ErrAway, or with an error when ctx ends.
-	Back(ctx context.Context) error
 }
 
 // WayName names a way by which layers get into a store.

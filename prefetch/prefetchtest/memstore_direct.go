@@ -54,15 +54,6 @@ func (s *MemStore) SetSpace(space prefetch.Space) {
 	s.space = space
 }
 
-// Back implements prefetch.Store.
-func (s *MemStore) Back(ctx context.Context) (err error) {
-	defer s.fault("Back", &err)()
-	if err != nil {
-		return err
-	}
-	return context.Cause(ctx)
-}
-
 // Dir is the directory of a snapshot that was filled, or empty.
 func (s *MemStore) Dir(chain digest.Digest) string {
 	s.mu.Lock()

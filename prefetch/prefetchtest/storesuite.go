@@ -37,7 +37,6 @@ func TestStore(t *testing.T, newStore func(testing.TB) prefetch.Store) {
 		"snapshots of another image are not its own":     (*storeTest).shared,
 		"an image that is removed is gone":               (*storeTest).remove,
 		"who watches is told of changes":                 (*storeTest).watch,
-		"a daemon that answers is back":                  (*storeTest).back,
 	} {
 		t.Run(name, func(t *testing.T) {
 			img := Build(t, seedOf(name), 3*Chunk, 1000)
@@ -379,7 +378,7 @@ func (s *storeTest) release(t *testing.T) {
 	}
 	for _, left := range []int{1, 0} {
 		n := 0
-		if err := s.Sweep(t.Context(), func(k string) bool { n++; return true }); err != nil || n < left || left == 0 && n > 0 {
+		if err := s.Sweep(t.Context(), func(string) bool { n++; return true }); err != nil || n < left || left == 0 && n > 0 {
 			t.Errorf("%d sessions are left, want %d: %v", n, left, err)
 		}
 		if err := s.Release(t.Context(), key); err != nil {
@@ -511,11 +510,5 @@ func (s *storeTest) watch(t *testing.T) {
 	cancel()
 	if err := <-result; err != nil {
 		t.Errorf("the end of the watch: %v", err)
-	}
-}
-
-func (s *storeTest) back(t *testing.T) {
-	if err := s.Back(t.Context()); err != nil {
-		t.Error(err)
 	}
 }

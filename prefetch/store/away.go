@@ -47,8 +47,10 @@ func isAway(err error) bool {
 		strings.HasSuffix(err.Error(), ": EOF")
 }
 
-// Back implements prefetch.Store. The daemon is back when CRI answers, which is the last of its services to do so.
-func (s *Store) Back(ctx context.Context) error {
+// back waits until CRI answers, which is the last of the daemon's services to do so, for the time that a restart takes.
+func (s *Store) back(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, restartTime)
+	defer cancel()
 	for wait := firstWait; ; wait = min(2*wait, reconnect) {
 		_, err := runtimeapi.NewRuntimeServiceClient(s.conn).Version(ctx, &runtimeapi.VersionRequest{})
 		if err == nil {
@@ -64,11 +66,4 @@ func (s *Store) Back(ctx context.Context) error {
 			return err
 		}
 	}
-}
-
-// backSoon is Back for the time that a restart takes.
-func (s *Store) backSoon(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, restartTime)
-	defer cancel()
-	return s.Back(ctx)
 }

@@ -275,7 +275,7 @@ func TestARestartWhileABlobIsHeld(t *testing.T) {
 		if err := d.Restart(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Back(t.Context()); err != nil {
+		if err := backAgain(t.Context(), s); err != nil {
 			t.Fatal(err)
 		}
 		if err := h.Adopt(t.Context(), img.Stage(t, way, img.Layers[0]), ""); err != nil {
@@ -297,7 +297,7 @@ func TestARestartWhileABlobIsHeld(t *testing.T) {
 			t.Errorf("ask for the way while it is away: %v, want ErrAway", err)
 		}
 		back := make(chan error, 1)
-		go func() { back <- s.Back(t.Context()) }()
+		go func() { back <- backAgain(t.Context(), s) }()
 		if err := d.Restart(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -332,7 +332,7 @@ func TestAHalfMadeSnapshotIsRemoved(t *testing.T) {
 		if err := d.Restart(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Back(t.Context()); err != nil {
+		if err := backAgain(t.Context(), s); err != nil {
 			t.Fatal(err)
 		}
 		c := connect(t, d)

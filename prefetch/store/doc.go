@@ -31,6 +31,6 @@
 // Way leaves a blob of some bytes and a snapshot of some files, under a lease of a minute that Sweep and the next Way take
 // away, and files that Sweep removes.
 //
-// An error that says that the daemon is away is joined with prefetch.ErrAway; Back waits for it. Everything may be
+// An error that says that the daemon is away is joined with prefetch.ErrAway. Everything may be
 // repeated then. gRPC dials again within a second.
 package store

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"time"
 
 	"github.com/containerd/containerd/api/services/introspection/v1"
@@ -11,6 +12,9 @@ func (s *Store) SetIdle(d time.Duration) { s.idle = d }
 
 // SetProbeTime changes how old a probe's lease is when the probe is taken to have died.
 func (s *Store) SetProbeTime(d time.Duration) { s.probeTime = d }
+
+// Back is back.
+func (s *Store) Back(ctx context.Context) error { return s.back(ctx) }
 
 // KnowsPins is knowsPins.
 var KnowsPins = knowsPins

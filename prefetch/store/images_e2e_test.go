@@ -129,7 +129,7 @@ func TestAWatchEndsWithTheDaemon(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if err := s.Back(ctx); !errors.Is(err, context.Canceled) {
+		if err := backAgain(ctx, s); !errors.Is(err, context.Canceled) {
 			t.Errorf("Back without a daemon: %v", err)
 		}
 	})

@@ -113,7 +113,7 @@ func (s *session) fillAndCommit(ctx context.Context, layer prefetch.LayerSnapsho
 	commit := func() error {
 		return s.store.snapshots().Commit(ctx, layer.Chain.String(), key, snapshots.WithLabels(with))
 	}
-	if err = commit(); err != nil && isAway(err) && s.store.backSoon(ctx) == nil {
+	if err = commit(); err != nil && isAway(err) && s.store.back(ctx) == nil {
 		err = commit() // the lease has kept what is filled
 	}
 	if err != nil {

@@ -47,7 +47,20 @@ func TestContainerdKeepsThePromisesOfAStore(t *testing.T) {
 	})
 }
 
-const notKept = "direct, layers not kept"
+const (
+	notKept  = "direct, layers not kept"
+	unstaged = "API"
+)
+
+// ways are the ways into a store, with all that changes how bytes get there.
+func ways() map[string]func(testing.TB, *prefetch.Config) {
+	return map[string]func(testing.TB, *prefetch.Config){
+		"direct, layers kept": func(_ testing.TB, c *prefetch.Config) { c.KeepLayers = prefetch.KeepAlways },
+		notKept:               func(_ testing.TB, c *prefetch.Config) { c.KeepLayers = prefetch.KeepNever },
+		unstaged:              func(_ testing.TB, c *prefetch.Config) { c.Way = prefetch.API },
+		"API, staged":         func(t testing.TB, c *prefetch.Config) { c.Way, c.Staging = prefetch.API, t.TempDir() },
+	}
+}
 
 func TestContainerdKeepsThePromisesOfADirectStore(t *testing.T) {
 	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
@@ -58,16 +71,12 @@ func TestContainerdKeepsThePromisesOfADirectStore(t *testing.T) {
 
 // TestPrefetchIntoContainerd has a daemon for each way, because an image is fetched once.
 func TestPrefetchIntoContainerd(t *testing.T) {
-	for name, configure := range map[string]func(*prefetch.Config){
-		"direct, layers kept": func(c *prefetch.Config) { c.KeepLayers = prefetch.KeepAlways },
-		notKept:               func(c *prefetch.Config) { c.KeepLayers = prefetch.KeepNever },
-		"API":                 func(c *prefetch.Config) { c.Way = prefetch.API },
-		"API, staged":         func(c *prefetch.Config) { c.Way, c.Staging = prefetch.API, t.TempDir() },
-	} {
+	for name, way := range ways() {
 		t.Run(name, func(t *testing.T) {
 			forEachLine(t, func(t *testing.T, d *rig.Containerd) {
 				prefetchInto(t, d, func(t testing.TB) prefetch.Store {
-					return prefetchtest.Configured{Store: storeOf(d)(t), Configure: configure, Forgets: name == notKept}
+					return prefetchtest.Configured{Store: storeOf(d)(t), Configure: func(c *prefetch.Config) { way(t, c) },
+						Forgets: name == notKept}
 				})
 			})
 		})
