@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -50,6 +51,16 @@ func BuildIndex(t testing.TB, seed uint64, sizes ...int) *Image {
 	return img
 }
 
+// Indexed puts an index around an image without one.
+func (img *Image) Indexed(t testing.TB) *Image {
+	t.Helper()
+	img.Target = img.addJSON(t, ocispec.MediaTypeImageIndex, ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
+		Manifests: []ocispec.Descriptor{img.Manifest},
+	})
+	return img
+}
+
 // The types of an artifact that BuildArtifact makes.
 const (
 	ArtifactType = "application/vnd.example.weights"
@@ -77,21 +88,45 @@ func BuildArtifact(t testing.TB, seed uint64, sizes ...int) *Image {
 
 func build(t testing.TB, arch string, seed uint64, sizes ...int) *Image {
 	t.Helper()
-	img := &Image{Blobs: make(map[digest.Digest][]byte)}
-	var diffIDs []digest.Digest
+	var layers []Layer
 	for i, size := range sizes {
-		layer := tarball(t, rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(i), 1}), size)
-		diffIDs = append(diffIDs, digest.FromBytes(layer))
-		mediaType := ocispec.MediaTypeImageLayer
+		data := tarball(t, rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(i), 1}), size)
+		l := Layer{MediaType: ocispec.MediaTypeImageLayer, Blob: data, DiffID: digest.FromBytes(data)}
 		if i%2 == 1 {
 			var buf bytes.Buffer
 			w := gzip.NewWriter(&buf)
-			must(t, func() error { _, err := w.Write(layer); return err }, w.Close)
-			layer, mediaType = buf.Bytes(), ocispec.MediaTypeImageLayerGzip
+			must(t, func() error { _, err := w.Write(data); return err }, w.Close)
+			l.MediaType, l.Blob = ocispec.MediaTypeImageLayerGzip, buf.Bytes()
 		}
-		img.Layers = append(img.Layers, img.add(mediaType, layer))
+		layers = append(layers, l)
 	}
-	img.ChainID = identity.ChainID(diffIDs)
+	return assemble(t, arch, seed, layers...)
+}
+
+// Layer is a layer of an image, or with an empty DiffID, another blob that its manifest names.
+type Layer struct {
+	MediaType string
+	Blob      []byte
+	DiffID    digest.Digest
+}
+
+// Assemble makes an image of layers for this machine's platform.
+func Assemble(t testing.TB, layers ...Layer) *Image {
+	t.Helper()
+	return assemble(t, runtime.GOARCH, 0, layers...)
+}
+
+func assemble(t testing.TB, arch string, seed uint64, layers ...Layer) *Image {
+	t.Helper()
+	img := &Image{Blobs: make(map[digest.Digest][]byte)}
+	var diffIDs []digest.Digest
+	for _, l := range layers {
+		img.Layers = append(img.Layers, img.add(l.MediaType, l.Blob))
+		if l.DiffID != "" {
+			diffIDs = append(diffIDs, l.DiffID)
+		}
+	}
+	img.ChainID = identity.ChainID(slices.Clone(diffIDs)) // it works in place
 	img.describe(t, arch, seed, diffIDs)
 	return img
 }
