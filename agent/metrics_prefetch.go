@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -74,9 +75,32 @@ func collectWorker(s images.Stats, out chan<- prometheus.Metric, gauge func(stri
 			"by", cmp.Or(string(by), "nothing"))
 	}
 	if s.Way != "" {
-		gauge("hotplate_prefetch_way_info", "Always 1; how the newest image got its layers in, and why not directly.", 1,
-			"way", string(s.Way), "reason", s.WayReason)
+		gauge("hotplate_prefetch_way_info", "Always 1; how the newest image got its layers in, and why not directly, in a word.",
+			1, "way", string(s.Way), "reason", wayReason(s.WayReason))
 	}
+}
+
+// wayReason is one of a few words for a reason of prefetch.Way, which has names and errors in it: each value of a label
+// is a time series. The status has the whole text.
+func wayReason(text string) string {
+	if text == "" {
+		return ""
+	}
+	for _, r := range []struct{ part, word string }{
+		{"configuration", "config"},
+		{"untested version", "version"},
+		{"user namespace", "userns"},
+		{"snapshotter", "snapshotter"}, {"snapshots are in", "snapshotter"}, {"CRI has its images", "snapshotter"},
+		{"content sharing policy", "content"}, {"content store", "content"}, {"content root is", "content"},
+		{"is not the content root", "content"},
+		{"cannot be", "access"}, {"may not", "access"},
+		{"plugin", "plugin"},
+	} {
+		if strings.Contains(text, r.part) {
+			return r.word
+		}
+	}
+	return "other"
 }
 
 // collectHost tells of one registry host.
