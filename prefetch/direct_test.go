@@ -190,6 +190,15 @@ func TestPinnedBytesHaveALimit(t *testing.T) {
 	if _, err := p.Ensure(t.Context(), prefetch.Image{Ref: second}, nil); err != nil {
 		t.Errorf("without a pin: %v", err)
 	}
+	if _, err := p.Ensure(t.Context(), prefetch.Image{Ref: second, Pin: true}, nil); !errors.Is(err, prefetch.ErrPinned) {
+		t.Errorf("beyond the limit, when it is there: %v", err)
+	}
+	if err := p.Unpin(t.Context(), res.ConfigDigest); err != nil {
+		t.Fatal(err)
+	}
+	if res, err := p.Ensure(t.Context(), prefetch.Image{Ref: second, Pin: true}, nil); err != nil || res.Size < 390_000 {
+		t.Errorf("when there is room for it: %+v, %v", res, err)
+	}
 }
 
 // TestLayersOfTwoImagesAreFetchedOnce makes two images with common layers ready at the same time.

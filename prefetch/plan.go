@@ -60,6 +60,14 @@ func (p plan) index() string {
 	return p.target.Digest.String()
 }
 
+// id is what Store.Pin calls the image.
+func (p plan) id() digest.Digest {
+	if p.artifact {
+		return p.manifest.Digest
+	}
+	return p.config.Digest
+}
+
 // makePlan reads index, manifest and config, from the store or else from the registry, and puts them into the store. An
 // index is kept as it is, as containerd's own pull does; of what it names only one manifest is fetched.
 func (r *run) makePlan(ctx context.Context, target ocispec.Descriptor) (plan, error) {

@@ -156,7 +156,8 @@ type Result struct {
 	Way       WayName `json:"way,omitempty"`
 	WayReason string  `json:"wayReason,omitempty"`
 	Kept      bool    `json:"kept,omitempty"`
-	// Size is what the image takes on the disk in bytes, shared layers included; 0 where it is not known.
+	// Size is what the image takes on the disk in bytes, shared layers included, estimated when it was fetched; 0 where it is
+	// not known.
 	Size         int64         `json:"size,omitempty"`
 	BytesFetched int64         `json:"bytesFetched"`
 	Duration     time.Duration `json:"duration"`

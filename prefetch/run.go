@@ -34,9 +34,10 @@ type run struct {
 	repo     *fetch.Repository
 	session  Session // nil until open
 	progress *Progress
-	way      Way  // after chooseWay
-	keep     bool // layer blobs stay in the store
-	plan     plan // after makePlan
+	way      Way   // after chooseWay
+	keep     bool  // layer blobs stay in the store
+	plan     plan  // after makePlan
+	taken    int64 // what an image takes that was there before; 0 if it is not known
 	pace     pace
 	bound    Bound
 	advice   []string
@@ -70,8 +71,7 @@ func (r *run) ensure(ctx context.Context) (Result, error) {
 		return r.result(names, st), err
 	}
 	if r.want.pin && st.PinSupported && !st.Pinned {
-		err := r.steady(ctx, func() error { return r.p.cfg.Store.Pin(ctx, st.id(), r.size()) })
-		if err != nil {
+		if err := r.pin(ctx, st); err != nil {
 			return r.result(names, st), err
 		}
 		if st, err = r.await(ctx, names, target.Digest, true); err != nil {
@@ -79,6 +79,20 @@ func (r *run) ensure(ctx context.Context) (Result, error) {
 		}
 	}
 	return r.result(names, st), nil
+}
+
+// pin pins the image, which is there, unless it was there before and takes more than may be pinned.
+func (r *run) pin(ctx context.Context, st State) (err error) {
+	if r.plan.layers == nil {
+		r.taken, err = steadily(ctx, r, func() (int64, error) { return r.p.cfg.Store.Size(ctx, st) })
+		if err == nil {
+			err = r.mayPin(ctx, st.id())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return r.steady(ctx, func() error { return r.p.cfg.Store.Pin(ctx, st.id(), r.size()) })
 }
 
 // target finds what the reference means and the names to point at it. A digest of which everything is there already
@@ -218,7 +232,7 @@ func (r *run) stagingPath() string {
 // layers brings what is missing of the layers, if there is room for it.
 func (r *run) layers(ctx context.Context, pl plan) error {
 	r.progress.layers(pl.layers)
-	if err := r.mayPin(ctx); err != nil {
+	if err := r.mayPin(ctx, pl.id()); err != nil {
 		return err
 	}
 	if err := r.noteWants(pl); err != nil {
@@ -241,7 +255,8 @@ func (r *run) layers(ctx context.Context, pl plan) error {
 }
 
 // size is what the image takes on the disk, as far as it is known.
-func (r *run) size() (n int64) {
+func (r *run) size() int64 {
+	n := r.taken
 	for _, l := range r.plan.stack {
 		n += r.p.ratios.unpacked(l.desc)
 		if r.keep {
@@ -371,8 +386,9 @@ func missingOfArtifact(st State, names []string, pinned bool) string {
 
 func (r *run) result(names []string, st State) Result {
 	res := result(r.want, names, st)
+	res.Size = r.size()
 	if r.plan.layers != nil {
-		res.Way, res.WayReason, res.Kept, res.Size = r.way.Name, r.way.Reason, r.keep, r.size()
+		res.Way, res.WayReason, res.Kept = r.way.Name, r.way.Reason, r.keep
 		res.BoundBy, res.Advice = r.bound, r.advice
 	}
 	switch {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -141,8 +142,9 @@ func (r *run) claim(ctx context.Context, stack []stacked, others []ocispec.Descr
 // ErrPinned is returned by Ensure for an image that is not to be pinned beside the others.
 var ErrPinned = errors.New("too many bytes are pinned")
 
-// mayPin tells whether the image may be pinned beside those that are: pinned bytes are not the kubelet's to free.
-func (r *run) mayPin(ctx context.Context) error {
+// mayPin tells whether the image with this ID may be pinned beside those that are: pinned bytes are not the kubelet's to
+// free.
+func (r *run) mayPin(ctx context.Context, id digest.Digest) error {
 	if !r.want.pin || r.p.cfg.MaxPinned == 0 {
 		return nil
 	}
@@ -152,7 +154,7 @@ func (r *run) mayPin(ctx context.Context) error {
 	}
 	others := int64(0)
 	for _, pin := range pins {
-		if pin.ImageID != r.plan.config.Digest {
+		if pin.ImageID != id {
 			others += pin.Size
 		}
 	}

@@ -24,6 +24,9 @@ type Store interface {
 	// Pin protects the image with this ID (the config's digest; the manifest's for an artifact) from the kubelet's garbage collection and marks the
 	// pin as ours, with the bytes that it keeps. A pin that someone else set is left as it is.
 	Pin(ctx context.Context, imageID digest.Digest, size int64) error
+	// Size is what an image or artifact that is there takes on the disk in bytes, shared layers included. Layers whose blobs
+	// were discarded count unpacked only.
+	Size(ctx context.Context, st State) (int64, error)
 	// Unpin removes the pin if it is ours; anything else, also an image that is gone, is left alone.
 	Unpin(ctx context.Context, imageID digest.Digest) error
 	// Pins are the images that carry a pin of ours.

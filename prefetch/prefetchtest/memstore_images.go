@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/hotplate-dev/hotplate/prefetch"
 )
@@ -38,6 +39,22 @@ func (s *MemStore) Pin(_ context.Context, id digest.Digest, size int64) (err err
 	s.blind = s.Looks
 	s.notify()
 	return nil
+}
+
+// Size implements prefetch.Store: the blobs, twice for layers, which are laid out as well.
+func (s *MemStore) Size(_ context.Context, st prefetch.State) (size int64, err error) {
+	defer s.fault("Size", &err)()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var m ocispec.Manifest
+	s.decode(st.Manifest, &m)
+	for _, l := range m.Layers {
+		size += int64(len(s.blobs[l.Digest]))
+		if st.Artifact == "" {
+			size += l.Size
+		}
+	}
+	return size, err
 }
 
 // PinAsAnother pins an image as somebody else does.

@@ -290,6 +290,9 @@ func (s *storeTest) publish(t *testing.T) {
 		!st.Unpacked || st.Pinned || st.Runtime == "" {
 		t.Errorf("state: %+v", st)
 	}
+	if size, err := s.Size(t.Context(), st); err != nil || size < 2*s.img.Size()-4096 || size > 3*s.img.Size() {
+		t.Errorf("it takes %d bytes, with layers of %d: %v", size, s.img.Size(), err)
+	}
 }
 
 func (s *storeTest) pin(t *testing.T) {

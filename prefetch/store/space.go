@@ -2,9 +2,11 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"os"
 
 	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/hotplate-dev/hotplate/prefetch"
@@ -21,6 +23,35 @@ func (s *Store) Space(ctx context.Context) (space prefetch.Space, err error) {
 	content, _ := d.plugin(string(plugins.ContentPlugin), "content")
 	snapshots, _ := d.plugin(string(plugins.SnapshotPlugin), s.cfg.Snapshotter)
 	return prefetch.Space{Content: volume(content["root"]), Snapshots: volume(snapshots["root"])}, nil
+}
+
+// Size implements prefetch.Store. What a committed snapshot takes is in the snapshotter's database.
+func (s *Store) Size(ctx context.Context, st prefetch.State) (size int64, err error) {
+	defer away(&err)
+	ctx = s.in(ctx)
+	var doc document
+	if _, err := s.readDocument(ctx, st.Manifest, &doc); err != nil {
+		return 0, err
+	}
+	for _, l := range doc.Layers {
+		info, err := s.content().Info(ctx, l.Digest)
+		if err != nil && !errdefs.IsNotFound(err) {
+			return 0, fmt.Errorf("look for %s: %w", l.Digest, err)
+		}
+		size += info.Size
+	}
+	for name := st.ChainID.String(); name != ""; {
+		info, err := s.snapshots().Stat(ctx, name)
+		if err != nil {
+			return 0, fmt.Errorf("look for snapshot %s: %w", name, err)
+		}
+		usage, err := s.snapshots().Usage(ctx, name)
+		if err != nil {
+			return 0, fmt.Errorf("count snapshot %s: %w", name, err)
+		}
+		size, name = size+usage.Size, info.Parent
+	}
+	return size, nil
 }
 
 // volume looks at the filesystem with dir on it.
