@@ -30,9 +30,10 @@ func (b *blob) chunks(ctx context.Context, f fetch.RangeFetcher) error {
 	queue, win := make(chan *part, b.p.budget.total/b.p.budget.chunk), newWindow()
 	start := b.sink.Offset()
 	var fetchers sync.WaitGroup
+	var dispatchErr error // why not all chunks were queued; after queue was closed
 	fetchers.Go(func() {
 		defer close(queue)
-		b.dispatch(ctx, f, start, win, queue, &fetchers)
+		dispatchErr = b.dispatch(ctx, f, start, win, queue, &fetchers)
 	})
 	var err error
 	for pt := range queue {
@@ -57,31 +58,32 @@ func (b *blob) chunks(ctx context.Context, f fetch.RangeFetcher) error {
 		}
 	}
 	fetchers.Wait()
-	if err == nil && b.sink.Offset() < b.desc.Size {
-		err = context.Cause(ctx) // no place in memory came in time
+	if err == nil {
+		err = dispatchErr
 	}
 	return err
 }
 
-// dispatch queues the chunks in order and starts a goroutine for each that fills it.
+// dispatch queues the chunks in order and starts a goroutine for each that fills it. Its error is why it did not queue
+// the rest, unless a queued chunk has that.
 func (b *blob) dispatch(ctx context.Context, f fetch.RangeFetcher, start int64, win *window, queue chan<- *part,
-	fetchers *sync.WaitGroup) {
+	fetchers *sync.WaitGroup) error {
 	asked := false
 	for off := start; off < b.desc.Size; {
 		n := min(b.chunk()-off%b.chunk(), b.desc.Size-off)
-		if win.enter(ctx) != nil {
-			return
+		if err := win.enter(ctx); err != nil {
+			return err
 		}
 		buf, err := b.p.budget.get(ctx, n)
 		if err != nil {
-			return
+			return storeError{err}
 		}
 		pt := &part{chunk: fetch.Chunk{Blob: b.desc, Offset: off, Length: n}, buf: buf, done: make(chan struct{})}
 		select {
 		case queue <- pt:
 		case <-ctx.Done():
 			b.p.budget.put(buf)
-			return
+			return context.Cause(ctx)
 		}
 		switch {
 		case b.has(off):
@@ -93,7 +95,7 @@ func (b *blob) dispatch(ctx context.Context, f fetch.RangeFetcher, start int64, 
 			if err != nil {
 				pt.err = err
 				close(pt.done)
-				return
+				return nil
 			}
 			fetchers.Go(func() { b.fill(pt, body, nil) })
 		default:
@@ -104,6 +106,7 @@ func (b *blob) dispatch(ctx context.Context, f fetch.RangeFetcher, start int64, 
 		}
 		off += n
 	}
+	return nil
 }
 
 // has tells whether the chunk at off is on the disk.
@@ -132,7 +135,7 @@ func (b *blob) fill(pt *part, body io.ReadCloser, err error) {
 
 // stage keeps a chunk for the next try, if anything keeps them.
 func (b *blob) stage(off int64, p []byte) error {
-	if b.staged == nil || b.has(off) {
+	if b.staged == nil {
 		return nil
 	}
 	if err := b.staged.WriteChunk(int(off/b.chunk()), p); err != nil {
@@ -168,11 +171,7 @@ func (b *blob) stream(ctx context.Context, f fetch.RangeFetcher) error {
 	for off := start; off < b.desc.Size; {
 		buf := <-free
 		n := min(b.chunk()-off%b.chunk(), b.desc.Size-off)
-		_, err := io.ReadFull(b.counted(body), buf[:n])
-		if err == nil {
-			err = b.stage(off, buf[:n])
-		}
-		if err != nil {
+		if err := b.read(body, off, buf[:n]); err != nil {
 			free <- buf
 			return err
 		}
@@ -180,6 +179,21 @@ func (b *blob) stream(ctx context.Context, f fetch.RangeFetcher) error {
 			return err
 		}
 		off += n
+	}
+	return nil
+}
+
+// read reads the next chunk of a stream, and stages it. One that is staged already, by a host that was asked before, is
+// taken from there: what is hashed has to be what is on the disk.
+func (b *blob) read(body io.Reader, off int64, buf []byte) error {
+	if _, err := io.ReadFull(b.counted(body), buf); err != nil {
+		return err
+	}
+	if !b.has(off) {
+		return b.stage(off, buf)
+	}
+	if err := b.staged.ReadChunk(int(off/b.chunk()), buf); err != nil {
+		return storeError{fmt.Errorf("read layer %s at %d again: %w", b.desc.Digest, off, err)}
 	}
 	return nil
 }

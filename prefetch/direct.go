@@ -8,7 +8,6 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -55,12 +54,7 @@ func (r *run) direct(ctx context.Context, session DirectSession, pl plan) (err e
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.extras(gctx, pl.extras) })
 	for i := first; i < len(d.stack); i++ {
-		// From below, so that those that others wait for are always under way.
-		place, err := d.place(gctx, &d.stack[i])
-		if err != nil {
-			break // a layer has failed, or the caller gave up
-		}
-		g.Go(func() error { return d.layer(gctx, i, place) })
+		g.Go(func() error { return d.layer(gctx, i) })
 	}
 	if err := g.Wait(); err != nil {
 		return err
@@ -103,14 +97,14 @@ func (d *direct) place(ctx context.Context, l *stacked) (giveBack func(), err er
 	if err := d.p.pipes.Acquire(ctx, n); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	return sync.OnceFunc(func() { d.p.pipes.Release(n) }), nil
+	return func() { d.p.pipes.Release(n) }, nil
 }
 
-// layer makes the snapshot of one layer. Its place is given back as soon as it is laid out. Of two images with the same
-// layers below, one waits for the other.
-func (d *direct) layer(ctx context.Context, i int, giveBack func()) (err error) {
+// layer makes the snapshot of one layer. Of two images with the same layers below, one waits for the other, without
+// holding anything that the other may need.
+func (d *direct) layer(ctx context.Context, i int) (err error) {
 	l := &d.stack[i]
-	defer func() { giveBack(); d.ended(ctx, l, err) }()
+	defer func() { d.ended(ctx, l, err) }()
 	unlock, err := d.p.keys.lock(ctx, "chain "+l.chain.String())
 	if err != nil {
 		return err
@@ -121,9 +115,8 @@ func (d *direct) layer(ctx context.Context, i int, giveBack func()) (err error) 
 		return err
 	}
 	for !has {
-		tree, err := d.tree(ctx, l)
+		tree, err := d.placed(ctx, l)
 		if err == nil {
-			giveBack()
 			err = d.commit(ctx, i, tree)
 			d.discard(tree)
 		}
@@ -133,13 +126,19 @@ func (d *direct) layer(ctx context.Context, i int, giveBack func()) (err error) 
 		if !l.adapt(err) {
 			return err
 		}
-		giveBack()
-		if giveBack, err = d.place(ctx, l); err != nil {
-			return err
-		}
 	}
 	close(d.committed[i])
 	return nil
+}
+
+// placed lays l out when there is memory for that, and gives the memory back.
+func (d *direct) placed(ctx context.Context, l *stacked) (*layer.Tree, error) {
+	giveBack, err := d.place(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	defer giveBack()
+	return d.tree(ctx, l)
 }
 
 // adapt tells whether to lay the layer out again after err, and how.

@@ -90,15 +90,16 @@ const (
 
 // Prefetcher makes images ready. It is safe for concurrent use; images share its limits.
 type Prefetcher struct {
-	cfg    Config
-	fetch  *fetch.Client
-	budget *budget             // of chunks
-	pipes  *semaphore.Weighted // of layers that are being laid out
-	keys   keyLocks            // by Image.key, chain and blob
-	dirs   stagingDirs
-	trees  treeSet
-	ratios ratios
-	room   room
+	cfg     Config
+	fetch   *fetch.Client
+	budget  *budget             // of chunks
+	pipes   *semaphore.Weighted // of layers that are being laid out
+	keys    keyLocks            // by Image.key, chain and blob
+	dirs    stagingDirs
+	trees   treeSet
+	company company
+	ratios  ratios
+	room    room
 
 	pipeMemory int64           // how much pipes is, in bytes
 	byWay      [2]atomic.Int64 // bytes of layers that came by Direct and API

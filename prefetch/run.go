@@ -215,6 +215,9 @@ func (r *run) chooseWay(ctx context.Context) (err error) {
 	r.keep = r.way.Name == API || r.p.cfg.KeepLayers == KeepAlways ||
 		r.p.cfg.KeepLayers == KeepAuto && !r.way.Discards
 	r.progress.update(func(s *Snapshot) { s.Way, s.WayReason = r.way.Name, r.way.Reason })
+	if r.way.Name == Direct {
+		return r.p.company.join(ctx, r.way.Trees)
+	}
 	return nil
 }
 

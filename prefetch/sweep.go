@@ -129,7 +129,8 @@ func (p *Prefetcher) release(ctx context.Context, key string) error {
 }
 
 // Sweep removes what runs that died have left behind for images that are no longer wanted. Call it at the start and
-// when the wanted images change. Work under way in another process with the same store owner is not safe from it.
+// when the wanted images change. While another process with the same owner works in the direct way, nothing is removed, and
+// the error is ErrBusy; in the API way such work is not safe from it.
 func (p *Prefetcher) Sweep(ctx context.Context, wanted []Image) error {
 	keys := make(map[string]bool, len(wanted))
 	for _, img := range wanted {
@@ -140,16 +141,22 @@ func (p *Prefetcher) Sweep(ctx context.Context, wanted []Image) error {
 	if err != nil {
 		return err
 	}
-	errs := []error{p.cfg.Store.Sweep(ctx, keep)}
-	for _, path := range []string{way.Staging, p.cfg.Staging} {
-		if path != "" {
-			errs = append(errs, p.sweepStaging(path, keep))
+	sweep := func() error {
+		errs := []error{p.cfg.Store.Sweep(ctx, keep)}
+		for _, path := range []string{way.Staging, p.cfg.Staging} {
+			if path != "" {
+				errs = append(errs, p.sweepStaging(path, keep))
+			}
 		}
+		if way.Trees != "" {
+			errs = append(errs, p.sweepTrees(way.Trees))
+		}
+		return errors.Join(errs...)
 	}
-	if way.Trees != "" {
-		errs = append(errs, p.sweepTrees(way.Trees))
+	if way.Trees == "" {
+		return sweep()
 	}
-	return errors.Join(errs...)
+	return p.company.alone(ctx, way.Trees, sweep)
 }
 
 // sweepStaging removes partial blobs that no wanted image wants.

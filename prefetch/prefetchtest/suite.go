@@ -443,7 +443,7 @@ func testContinue(t *testing.T, store prefetch.Store) {
 
 func testTokens(t *testing.T, store prefetch.Store, explain bool, seed uint64) {
 	reg := NewRegistry(t)
-	reg.RequireTokens(16, explain)
+	reg.RequireTokens(30, explain) // of more than 40: the second token cannot wear out before a request is repeated
 	img := Build(t, seed, 40*Chunk)
 	want := prefetch.Image{Ref: reg.Push(img, "models/tokens", "v1"), Pin: true}
 	p := NewPrefetcher(t, store, Hosts(reg))
