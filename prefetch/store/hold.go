@@ -59,7 +59,31 @@ func (s *session) Hold(ctx context.Context, desc ocispec.Descriptor, waiting fun
 		cancel()
 		return nil, err
 	}
+	if err := h.complete(ctx); err != nil {
+		h.Release()
+		return nil, err
+	}
 	return h, nil
+}
+
+// complete makes a blob known whose file somebody has put in its place without that, just now or before a crash, and
+// returns ErrPresent then. containerd opens an ingest for it, with all of the bytes (core/metadata/content.go, Writer, 2.4.2).
+func (h *hold) complete(ctx context.Context) error {
+	st, err := h.w.Status()
+	if err != nil {
+		return fmt.Errorf("open ingest %s: %w", h.ref, err)
+	}
+	if st.Offset != h.desc.Size {
+		return nil
+	}
+	err = h.w.Commit(ctx, h.desc.Size, h.desc.Digest)
+	switch {
+	case err == nil, errdefs.IsAlreadyExists(err):
+		return prefetch.ErrPresent
+	case errdefs.IsFailedPrecondition(err): // somebody has written as many wrong bytes
+		err = errors.Join(err, h.session.store.abort(ctx, h.ref))
+	}
+	return fmt.Errorf("commit ingest %s: %w", h.ref, err)
 }
 
 // Adopt implements prefetch.Hold. The file is put in its place first; from then on every pull that asks for the blob

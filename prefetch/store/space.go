@@ -12,17 +12,26 @@ import (
 	"github.com/hotplate-dev/hotplate/prefetch"
 )
 
-// Space implements prefetch.Store. Whether the direct way is open does not matter: it is enough to see the directories.
+// roots are the directories of content and snapshots.
+type roots struct{ content, snapshots string }
+
+// Space implements prefetch.Store. Whether the direct way is open does not matter: it is enough to see the directories. While
+// the daemon is away they are taken to be where they were: layers go on coming meanwhile.
 func (s *Store) Space(ctx context.Context) (space prefetch.Space, err error) {
 	defer away(&err)
 	d, err := s.introspect(s.in(ctx))
-	if err != nil {
+	at := s.roots.Load()
+	switch {
+	case err == nil:
+		// A plugin that is not there, or not this one, has no root that we could look at.
+		content, _ := d.plugin(string(plugins.ContentPlugin), "content")
+		snapshots, _ := d.plugin(string(plugins.SnapshotPlugin), s.cfg.Snapshotter)
+		at = &roots{content["root"], snapshots["root"]}
+		s.roots.Store(at)
+	case at == nil || !isAway(err):
 		return space, err
 	}
-	// A plugin that is not there, or not this one, has no root that we could look at.
-	content, _ := d.plugin(string(plugins.ContentPlugin), "content")
-	snapshots, _ := d.plugin(string(plugins.SnapshotPlugin), s.cfg.Snapshotter)
-	return prefetch.Space{Content: volume(content["root"]), Snapshots: volume(snapshots["root"])}, nil
+	return prefetch.Space{Content: volume(at.content), Snapshots: volume(at.snapshots)}, nil
 }
 
 // Size implements prefetch.Store. What a committed snapshot takes is in the snapshotter's database.
@@ -64,7 +73,7 @@ func volume(dir string) prefetch.Volume {
 	}
 	return prefetch.Volume{
 		Path: dir, Device: uint64(st.Dev), //nolint:unconvert // it has another type on other machines
-		Size: int64(fs.Blocks) * fs.Bsize, Free: int64(fs.Bfree) * fs.Bsize,
+		Size: int64(fs.Blocks) * fs.Bsize, Free: int64(fs.Bavail) * fs.Bsize,
 		Inodes: int64(fs.Files), FreeInodes: int64(fs.Ffree),
 	}
 }
