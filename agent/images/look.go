@@ -32,6 +32,7 @@ func (w *Worker) nextLook() (e *image, digest string, wait time.Duration) {
 		}
 		until := time.Until(e.lookAt)
 		if until <= 0 {
+			e.touched = false
 			return e, e.result.Target(), 0
 		}
 		wait = min(wait, until)
@@ -61,7 +62,7 @@ func (w *Worker) saw(e *image, res prefetch.Result, ok bool, err error) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	first := !e.looked
-	e.looked, e.lookAt = true, time.Now().Add(recheckInterval)
+	e.looked, e.lookAt = true, e.nextLookAt()
 	switch {
 	case e.cancel != nil: // Ensure began meanwhile and knows better
 		return false
@@ -119,11 +120,21 @@ func (w *Worker) watch(ctx context.Context) {
 	}
 }
 
+// nextLookAt is when to look again at an image that was looked at or prepared now: soon, if a record changed after that had
+// begun. The caller holds mu.
+func (e *image) nextLookAt() time.Time {
+	if e.touched {
+		return time.Now().Add(lookDelay)
+	}
+	return time.Now().Add(recheckInterval)
+}
+
 // lookSoon has all Ready images looked at in a moment, and not sooner: a pull changes many records.
 func (w *Worker) lookSoon() {
 	soon := time.Now().Add(lookDelay)
 	w.mu.Lock()
 	for _, e := range w.images {
+		e.touched = true
 		if e.phase == report.ImageReady && e.lookAt.After(soon) {
 			e.lookAt = soon
 		}

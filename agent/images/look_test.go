@@ -70,6 +70,22 @@ func TestAPinThatSomebodyTakesOffComesBackAtOnce(t *testing.T) {
 	})
 }
 
+// Ensure may have seen the pin before somebody took it off.
+func TestAChangeAtTheEndOfAPreparationIsSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorker(t)
+		w.wants(img("a", 0))
+		after(w.puller.Takes / 2)
+		w.puller.Change(func(*agenttest.State) {})
+		after(w.puller.Takes)
+		w.puller.Set(func(p *agenttest.State) { p.Unpinned["a"] = true })
+		w.did("sweep a", "ensure a")
+		after(lookDelay + 2*time.Second)
+		w.did("ensure a")
+		w.phases("a: Ready")
+	})
+}
+
 func TestASwarmOfChangesIsLookedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorker(t)

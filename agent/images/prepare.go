@@ -90,7 +90,7 @@ func (w *Worker) prepare(ctx context.Context, e *image) {
 	puller, pr := w.wanted.Puller, e.progress
 	wanted := slices.Contains(w.images, e) && !w.held(e)
 	if wanted {
-		e.cancel = cancel
+		e.cancel, e.touched = cancel, false
 		if e.phase != report.ImageReady {
 			e.phase, e.reason, e.message = report.ImageResolving, "", ""
 		}
@@ -143,7 +143,7 @@ func (w *Worker) succeeded(e *image, res prefetch.Result) {
 	defer w.mu.Unlock()
 	e.phase, e.reason, e.result, e.message = report.ImageReady, "", res, res.Note
 	e.again, e.unsure, e.looked = false, false, true
-	e.lookAt = time.Now().Add(recheckInterval)
+	e.lookAt = e.nextLookAt()
 	e.retry.Reset()
 	if res.Way != "" {
 		e.pulled = res

@@ -98,6 +98,7 @@ type image struct {
 	again    bool // it was Ready, and is no more
 	unsure   bool // it is Ready as far as the node can tell; no registry was asked yet what its tag means
 	lookAt   time.Time
+	touched  bool      // a record changed since the last look or preparation began
 	due      time.Time // when it is tried next
 	retry    *backoff.ExponentialBackOff
 	done     int64 // bytes of the layers, of total, when Ensure last ended
