@@ -3,11 +3,7 @@
 package e2e
 
 import (
-	"os"
 	"testing"
-
-	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 
 	"github.com/hotplate-dev/hotplate/agent/report"
 	"github.com/hotplate-dev/hotplate/hack/rig"
@@ -158,12 +154,8 @@ func pollUntilLog(n *node, i int) {
 }
 
 func TestImageRemovedBehindTheAgent(t *testing.T) {
-	row := shows(t, newest, "agent: an image that somebody removes or unpins is made ready again")
-	if os.Getenv(FullVariable) == "" {
-		row.saw("ready images are looked at once a minute; set %s=1 to wait for that", FullVariable)
-		t.Skipf("it takes minutes; set %s=1", FullVariable)
-	}
 	t.Parallel()
+	row := shows(t, newest, "agent: an image that somebody removes or unpins is made ready again")
 	mirror := newMirror(t)
 	img := mirror.push(t, model())
 	n := newNode(t, newest, nil)
@@ -179,19 +171,8 @@ func TestImageRemovedBehindTheAgent(t *testing.T) {
 	n.checkImage(mirror, img, allNames(img)...)
 	row.saw("removed by CRI: Ready again")
 
-	_, err := n.ctrd().ImageService().Update(namespaces.WithNamespace(t.Context(), "k8s.io"),
-		images.Image{Name: img.id, Labels: map[string]string{"io.cri-containerd.pinned": ""}}, "labels.io.cri-containerd.pinned")
-	if err != nil {
-		t.Fatal(err)
-	}
-	waitFor(t, "the pin to be off", func() string {
-		status, err := n.cri.ImageStatus(t.Context(), img.under(aliased))
-		if err != nil || status.GetPinned() {
-			return "CRI says that it is pinned"
-		}
-		return ""
-	})
-	n.waitPinned(img)
+	n.setPin(img, "")
+	n.untilPinnedAgain(img)
 	row.saw("pin taken off: pinned again")
 }
 

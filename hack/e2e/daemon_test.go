@@ -38,20 +38,30 @@ func endContainerd(t *testing.T, line string, way config.Way, signal string, end
 	n.pid, n.way = 0, way
 	n.writeConfig(n.wanting(img, mirror))
 	n.start()
+	book := newLedger(mirror)
+	look := func(report.NodeReport) string {
+		book.look()
+		return ""
+	}
 	for i := range times {
-		n.until(neverFailed(t), asked(mirror, point(random, img, i, times)))
+		n.until(neverFailed(t), look, asked(mirror, point(random, img, i, times)))
+		at := time.Now()
 		if err := end(n); err != nil {
 			t.Fatal(err)
 		}
-		n.throughout(time.Duration(random.IntN(300))*time.Millisecond, neverFailed(t))
+		n.throughout(time.Duration(random.IntN(300))*time.Millisecond, neverFailed(t), look)
 		if err := n.containerd.Restart(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		book.look()
+		if way == config.WayAPI {
+			book.away(at, time.Now())
+		}
 	}
 	mirror.SetScript(nil)
-	n.until(neverFailed(t), ready, imageIs("model", report.ImageReady))
+	n.until(neverFailed(t), look, ready, imageIs("model", report.ImageReady))
 	row.saw("%d times", times)
-	newLedger(mirror).check(n, img, row)
+	book.check(n, img, row)
 	n.stopAgent()
 	n.checkImage(mirror, img, allNames(img)...)
 	n.checkSame(newReference(t, line), img)

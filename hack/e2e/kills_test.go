@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -31,9 +32,9 @@ const (
 	manyKills = 200
 )
 
-// kills is how often to kill in this run of the tests.
-func kills() int {
-	if os.Getenv(FullVariable) != "" {
+// kills is how often to kill on a line in this run of the tests.
+func kills(line string) int {
+	if line == newest && os.Getenv(FullVariable) != "" {
 		return manyKills
 	}
 	return fewKills
@@ -120,7 +121,7 @@ func TestPullerKilledAgainAndAgain(t *testing.T) {
 }
 
 func killPuller(t *testing.T, line string, way config.Way, p puller) {
-	count := kills()
+	count := kills(line)
 	row := shows(t, line, fmt.Sprintf("%s, way %s: killed with SIGKILL at random points of one pull, again and again", p.name, way))
 	random, mirror := newRand(t), newMirror(t)
 	img := mirror.put(t, crashImage(t, count), newName())
@@ -141,6 +142,7 @@ func killPuller(t *testing.T, line string, way config.Way, p puller) {
 	row.saw("%d kills with the last layer held back, %d after that", count, more)
 	k.ledger.check(n, img, row)
 	n.stopAgent()
+	k.dropProbes()
 	n.checkImage(mirror, img, p.names(img)...)
 	n.checkSame(newReference(t, line), img)
 	n.checkOnly(img)
@@ -154,6 +156,7 @@ type killer struct {
 	img    image
 	ledger *ledger
 	random *rand.Rand
+	killed time.Time // for the last time
 }
 
 // pace is a registry so slow that a kill can hit a chunk in the middle. Its answers end at different times, but none is far
@@ -213,6 +216,27 @@ func (k *killer) runToTheEnd() (killed int) {
 	}
 }
 
+// probeLife is when the next start removes what a look at containerd that was killed has left (prefetch/store, removeProbes).
+const probeLife = time.Minute
+
+// dropProbes starts the puller once more if a look at containerd was killed, when the next start is to remove what that left.
+func (k *killer) dropProbes() {
+	k.n.t.Helper()
+	isProbe := func(path string) bool { return strings.Contains(path, "/probe-") }
+	if !slices.ContainsFunc(k.n.ownFiles(), isProbe) {
+		return
+	}
+	k.after(time.Until(k.killed.Add(probeLife+time.Second)), func() bool { return false })
+	p := k.p.start(k.n, k.img)
+	waitFor(k.n.t, "the puller to be done once more", func() string {
+		if !k.p.ready(k.n, p) {
+			return "it is not"
+		}
+		return ""
+	})
+	k.n.stopAgent()
+}
+
 // after looks at the ledger for a time, or until done says so.
 func (k *killer) after(d time.Duration, done func() bool) (isDone bool) {
 	k.n.t.Helper()
@@ -229,8 +253,8 @@ func (k *killer) after(d time.Duration, done func() bool) (isDone bool) {
 
 func (k *killer) kill(p *process) {
 	k.n.t.Helper()
-	at := time.Now()
+	k.killed = time.Now()
 	_ = p.end(syscall.SIGKILL) // it ends with that signal
 	checkEnded(k.n.t, p)
-	k.ledger.crashed(k.n, at)
+	k.ledger.crashed(k.n, k.killed)
 }

@@ -29,6 +29,21 @@ func (n *node) setPin(img image, value string) {
 	}
 }
 
+// untilPinnedAgain waits until a pin that was taken off is back.
+func (n *node) untilPinnedAgain(img image) {
+	n.t.Helper()
+	client := n.ctrd()
+	// CRI has its own view, which follows the record: it may not have seen yet that the pin was off.
+	waitFor(n.t, "the pin to be back", func() string {
+		record, err := client.ImageService().Get(namespaces.WithNamespace(n.t.Context(), "k8s.io"), img.id)
+		if err != nil || record.Labels[pinLabel] == "" {
+			return fmt.Sprintf("the record has labels %v; %v", record.Labels, err)
+		}
+		return ""
+	})
+	n.untilPinned(img, true)
+}
+
 // untilPinned waits until CRI says that an image is pinned, or that it is not.
 func (n *node) untilPinned(img image, want bool) {
 	n.t.Helper()
@@ -56,15 +71,7 @@ func TestPinComesBackAtOnce(t *testing.T) {
 		began := time.Now()
 		for range 5 {
 			n.setPin(img, "")
-			// CRI has its own view, which follows the record: it may not have seen yet that the pin was off.
-			waitFor(t, "the pin to be back", func() string {
-				record, err := n.ctrd().ImageService().Get(namespaces.WithNamespace(t.Context(), "k8s.io"), img.id)
-				if err != nil || record.Labels[pinLabel] == "" {
-					return fmt.Sprintf("the record has labels %v; %v", record.Labels, err)
-				}
-				return ""
-			})
-			n.untilPinned(img, true)
+			n.untilPinnedAgain(img)
 		}
 		// Ready images are looked at once a minute without an event.
 		if took := time.Since(began); took > time.Minute {

@@ -66,20 +66,20 @@ func rules() []rule {
 	}
 }
 
+// No containerd has a part in what is asked of the registry: one line is enough.
 func TestRulesForMisbehavingRegistries(t *testing.T) {
-	forLines(t, func(t *testing.T, line string) {
-		mirror, reference := newMirror(t), newReference(t, line)
-		img := mirror.put(t, odd(t, rig.ModelSpec{RawSize: 24 << 20, ShardSize: 7 << 20, GzipLayers: 1, GzipSize: 3 << 20}), newName())
-		reference.mustPull(img.under(mirrored), img)
-		for _, r := range rules() {
-			for _, way := range ways() {
-				t.Run(r.what+"/"+string(way), func(t *testing.T) {
-					t.Parallel()
-					r.check(t, line, way, img, reference)
-				})
-			}
+	t.Parallel()
+	mirror, reference := newMirror(t), newReference(t, newest)
+	img := mirror.put(t, odd(t, rig.ModelSpec{RawSize: 24 << 20, ShardSize: 7 << 20, GzipLayers: 1, GzipSize: 3 << 20}), newName())
+	reference.mustPull(img.under(mirrored), img)
+	for _, r := range rules() {
+		for _, way := range ways() {
+			t.Run(r.what+"/"+string(way), func(t *testing.T) {
+				t.Parallel()
+				r.check(t, newest, way, img, reference)
+			})
 		}
-	})
+	}
 }
 
 func (r rule) check(t *testing.T, line string, way config.Way, img image, reference *node) {
