@@ -73,7 +73,7 @@ type Volume struct {
 	Path string
 	// Device tells filesystems apart.
 	Device uint64
-	// Size and Free are in bytes, Free is what root may still write.
+	// Size and Free are in bytes. Free is without what is kept for root: so does the kubelet count (imagefs.available).
 	Size, Free int64
 	// Inodes and FreeInodes are 0 where the filesystem does not count them.
 	Inodes, FreeInodes int64

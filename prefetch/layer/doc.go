@@ -27,12 +27,12 @@
 //
 // What containerd refuses, with a [FormatError]: for example a hard link to a file that only a lower layer has, an unlisted
 // directory that a layer below has removed and one further below had, a whiteout for a file of the same layer. Beyond
-// that only zstd frames with a window above MaxWindow.
+// that only zstd frames with a window above MaxWindow, and layers with more names than MaxNames.
 //
 // # Memory
 //
 // See [Memory]. containerd's archive.Apply moreover keeps each path of a layer, and each directory's header, until the
-// end: about 250 bytes for an entry. That is not counted.
+// end: about 250 bytes for an entry. That is not counted, but a layer with more of it than [MaxNames] is refused.
 //
 // # What a crash leaves
 //

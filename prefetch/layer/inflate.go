@@ -22,6 +22,10 @@ const (
 	// decompresses without being told to. containerd goes up to 512 MiB.
 	MaxWindow = 128 << 20
 
+	// MaxNames is how many bytes the names and attributes of a layer's entries may take, with what is kept beside each: about
+	// two million files.
+	MaxNames = 512 << 20
+
 	// A few blocks keep three goroutines busy; larger ones leave the processor's cache.
 	blocks    = 6
 	blockSize = 256 << 10

@@ -2,8 +2,10 @@ package layer
 
 import (
 	"archive/tar"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/continuity/fs"
@@ -35,6 +37,7 @@ type watcher struct {
 	marks   bool
 	last    tar.Header
 	entries int64
+	named   int64 // see weigh
 	made    int64
 	// replaced is true if a directory that was made may be gone again. containerd would have looked it up below all the
 	// same, and refused the layer if that cannot be done.
@@ -46,11 +49,31 @@ type watcher struct {
 // resolved is a directory as it stands in the tar, and where that is.
 type resolved struct{ dir, real string }
 
+// weigh tells about how many bytes containerd's archive.Apply keeps of an entry until the end of the layer, and drops what
+// is of no use to it: it keeps the headers of directories, and archive/tar allows records of 1 MiB in each.
+func weigh(h *tar.Header) int64 {
+	const fixed = 250 // measured: a string, a map's entry, a header
+	n := int64(fixed + len(h.Name) + len(h.Linkname))
+	for key, value := range h.PAXRecords {
+		if !strings.HasPrefix(key, "SCHILY.xattr.") { // the only ones that archive.Apply looks at
+			delete(h.PAXRecords, key)
+			continue
+		}
+		if h.Typeflag == tar.TypeDir {
+			n += int64(2 * (len(key) + len(value))) // once more in Xattrs
+		}
+	}
+	return n
+}
+
 // see implements archive.Filter. It makes and marks the directories that containerd's mkparent would make next, in the same
 // order. Where something is wrong it does nothing: containerd is about to find it too, and says it.
 func (w *watcher) see(h *tar.Header) (bool, error) {
 	w.entries++
 	w.last = tar.Header{Typeflag: h.Typeflag, Name: h.Name, Linkname: h.Linkname}
+	if w.named += weigh(h); w.named > MaxNames {
+		return false, fmt.Errorf("names and attributes of its entries take more than %d MiB", MaxNames>>20)
+	}
 	if !w.marks {
 		return true, nil
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
@@ -71,6 +72,7 @@ type Store struct {
 	conn   grpc.ClientConnInterface
 	cri    runtimeapi.ImageServiceClient
 	idle   time.Duration
+	roots  atomic.Pointer[roots] // as they were last
 	// process tells our probes from those of another process.
 	process   string
 	probeTime time.Duration
