@@ -63,7 +63,7 @@ func collectWorker(s images.Stats, out chan<- prometheus.Metric, gauge func(stri
 	counter func(string, string, int64, ...string)) {
 	gauge("hotplate_images_pinned_bytes", "Bytes on the disk of the pinned images that are Ready; layers that two of them "+
 		"share count twice.", float64(s.PinnedBytes))
-	for _, reason := range []string{report.NoSpace, report.TooMuchPinned, report.ContainerdAway, report.PullFailed} {
+	for _, reason := range []string{report.NoSpace, report.TooMuchPinned, report.ImageBroken, report.ContainerdAway, report.PullFailed} {
 		counter("hotplate_prefetch_failures_total", "Preparations of images that failed, by reason.", s.Failures[reason],
 			"reason", reason)
 	}

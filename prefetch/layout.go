@@ -68,6 +68,9 @@ func (d *direct) newLayout(ctx context.Context, l *stacked, staged *staging.Blob
 	return lo
 }
 
+// Broken tells whether an error of Ensure says that the image itself is broken: fetching it again does not help.
+func Broken(err error) bool { return blames(err) }
+
 // blames tells whether err is about the content of a blob, and not about this node.
 func blames(err error) bool {
 	format := (*layer.FormatError)(nil)

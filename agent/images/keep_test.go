@@ -1,6 +1,7 @@
 package images
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/hotplate-dev/hotplate/agent/config"
 	"github.com/hotplate-dev/hotplate/agent/report"
 	"github.com/hotplate-dev/hotplate/prefetch"
+	"github.com/hotplate-dev/hotplate/prefetch/layer"
 )
 
 func TestImagesWaitForTheirRegistry(t *testing.T) {
@@ -183,5 +185,27 @@ func TestPinsAreReported(t *testing.T) {
 		if r := w.Report(); !r[0].Pinned || r[1].Pinned {
 			t.Errorf("want the first pinned and the second not: %+v", r)
 		}
+	})
+}
+
+// An image that nobody can unpack is not fetched again every few minutes.
+func TestABrokenImageIsLeftAloneForAnHour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorker(t)
+		w.puller.Set(func(p *agenttest.State) { p.Fails["a"] = fmt.Errorf("image a: %w", layer.ErrDiffID) })
+		w.wants(img("a", 0))
+		after(59 * time.Minute)
+		tries := 0
+		for _, did := range w.puller.Took() {
+			if did == "ensure a" {
+				tries++
+			}
+		}
+		if r := w.Report()[0]; tries != 1 || r.Reason != report.ImageBroken {
+			t.Errorf("it was tried %d times, and its reason is %q", tries, r.Reason)
+		}
+		w.puller.Set(func(p *agenttest.State) { clear(p.Fails) })
+		after(2 * time.Minute)
+		w.phases("a: Ready")
 	})
 }

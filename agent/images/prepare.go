@@ -158,11 +158,13 @@ func (w *Worker) failed(e *image, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	wait := e.retry.NextBackOff()
+	if prefetch.Broken(err) {
+		wait = brokenRetry
+	}
 	e.phase, e.reason, e.message = report.ImageFailed, reasonOf(err), err.Error()
 	e.due, e.unsure = time.Now().Add(wait), false
 	if e.lacksRoom() {
 		w.letGo = false
-		wake(w.look)
 	}
 	w.stats.Failures[e.reason]++
 	w.log.Error("image failed", "image", e.name, "ref", e.want.Ref, "reason", e.reason, "err", err, "retryIn", wait.Round(time.Second))
@@ -175,6 +177,8 @@ func reasonOf(err error) string {
 		return report.NoSpace
 	case errors.Is(err, prefetch.ErrPinned):
 		return report.TooMuchPinned
+	case prefetch.Broken(err):
+		return report.ImageBroken
 	case errors.Is(err, prefetch.ErrAway):
 		return report.ContainerdAway
 	}

@@ -32,6 +32,8 @@ const (
 	// starts over.
 	retryMin = 5 * time.Second
 	retryMax = 5 * time.Minute
+	// brokenRetry is when an image is tried again that nobody can unpack: its tag may have moved.
+	brokenRetry = time.Hour
 )
 
 // Puller makes images ready. prefetch.Prefetcher is one, and says what the methods do.
@@ -71,9 +73,11 @@ type Worker struct {
 
 	mu       sync.Mutex // guards what follows, and what the images hold
 	wanted   Wanted
-	images   []*image // in the order of work
-	working  []*image // those that Ensure works on; they need not be wanted any more
-	swept    bool     // what is not wanted any more was removed since SetWanted
+	images   []*image  // in the order of work
+	working  []*image  // those that Ensure works on; they need not be wanted any more
+	swept    bool      // what is not wanted any more was removed since SetWanted
+	sweepAt  time.Time // when to try again
+	sweepErr string    // why it was not, as it was told last
 	letGoAt  time.Time
 	letGo    bool   // nothing is left to let go of since all was Ready
 	complain string // the last complaint about letting go
@@ -120,7 +124,8 @@ func (w *Worker) SetWanted(wanted Wanted) {
 	w.mu.Lock()
 	before, old := w.wanted, w.images
 	w.wanted, w.images = wanted, nil
-	w.swept, w.letGo, w.letGoAt, w.complain, w.unwanted = false, false, time.Time{}, "", nil
+	w.swept, w.sweepAt, w.sweepErr = false, time.Time{}, ""
+	w.letGo, w.letGoAt, w.complain, w.unwanted = false, time.Time{}, "", nil
 	for _, c := range wanted.Images {
 		want := prefetch.Image{Ref: c.Ref, Aliases: c.Aliases, Platform: c.Platform, Pin: c.Pin == nil || *c.Pin}
 		i := slices.IndexFunc(old, func(e *image) bool { return e.name == c.Name && reflect.DeepEqual(e.want, want) })
@@ -229,10 +234,10 @@ func (w *Worker) Once(ctx context.Context) {
 }
 
 // sweep removes, once for each config, what pulls of images that are not wanted any more have left behind. It waits for
-// such pulls to end. While it runs nobody begins to prepare an image.
+// such pulls to end. If it fails, it is tried again after a while. While it runs nobody begins to prepare an image.
 func (w *Worker) sweep(ctx context.Context) {
 	w.mu.Lock()
-	puller, todo := w.wanted.Puller, w.wanted.Puller != nil && !w.swept
+	puller, todo := w.wanted.Puller, w.wanted.Puller != nil && !w.swept && !time.Now().Before(w.sweepAt)
 	var wanted []prefetch.Image
 	for _, e := range w.images {
 		wanted = append(wanted, e.want)
@@ -248,7 +253,12 @@ func (w *Worker) sweep(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	if err := puller.Sweep(ctx, wanted); err != nil && ctx.Err() != context.Canceled {
-		w.log.Warn("leftovers of unfinished pulls are not removed; trying again with the next config", "err", err)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.sweepErr != err.Error() {
+			w.log.Warn("leftovers of unfinished pulls are not removed; trying again every minute", "err", err)
+		}
+		w.swept, w.sweepAt, w.sweepErr = false, time.Now().Add(recheckInterval), err.Error()
 	}
 }
 

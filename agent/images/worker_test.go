@@ -310,14 +310,31 @@ func TestLeftoversAreSweptOnceForEachConfig(t *testing.T) {
 		w := newWorker(t)
 		after(time.Hour)
 		w.did() // nothing is known of what is wanted, so nothing may go
-		w.puller.Set(func(p *agenttest.State) { p.Sweeps = agenttest.ErrBroken })
 		w.wants(img("a", 0))
 		after(time.Hour)
 		if n := strings.Count(strings.Join(w.puller.Took(), "\n"), "sweep a"); n != 1 {
 			t.Errorf("swept %d times", n)
 		}
+	})
+}
+
+func TestASweepThatFailsIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorker(t)
+		w.puller.Set(func(p *agenttest.State) { p.Sweeps = agenttest.ErrBroken })
+		w.wants(img("a", 0))
+		after(10*time.Minute + time.Second)
+		if n := strings.Count(strings.Join(w.puller.Took(), "\n"), "sweep a"); n < 5 || n > 11 {
+			t.Errorf("tried %d times in 10 minutes", n)
+		}
 		if got := w.log.Lines("leftovers", "it is broken"); len(got) != 1 {
 			t.Errorf("that it failed is told as %q", got)
+		}
+		w.phases("a: Ready")
+		w.puller.Set(func(p *agenttest.State) { p.Sweeps = nil })
+		after(time.Hour)
+		if n := strings.Count(strings.Join(w.puller.Took(), "\n"), "sweep a"); n != 1 {
+			t.Errorf("swept %d times after it worked", n)
 		}
 	})
 }

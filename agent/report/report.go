@@ -143,6 +143,7 @@ const (
 const (
 	NoSpace          = "NoSpace"          // it does not fit on the disk
 	TooMuchPinned    = "TooMuchPinned"    // prefetch.maxPinned would be exceeded
+	ImageBroken      = "ImageBroken"      // nobody can unpack it: it must be rebuilt
 	ContainerdAway   = "ContainerdAway"   // the daemon does not answer
 	PullFailed       = "PullFailed"       // anything else: the message says
 	WaitsForRegistry = "WaitsForRegistry" // Pending: the registry's part of the config is not applied

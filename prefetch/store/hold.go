@@ -22,6 +22,10 @@ import (
 // adoptTries is how often a file is linked and registered again that containerd's collection took between the two.
 const adoptTries = 6
 
+// holdResume is the largest partial ingest, in bytes, that a hold opens: containerd hashes it in a transaction, and a hold
+// has no use for it.
+const holdResume = 16 << 20
+
 // errUnseen says that containerd did not take a file for the blob, however often it was put there.
 var errUnseen = errors.New("containerd does not see the file")
 
@@ -55,7 +59,7 @@ func (s *session) Hold(ctx context.Context, desc ocispec.Descriptor, waiting fun
 	}
 	ctx, cancel := context.WithCancel(s.in(ctx))
 	h := &hold{session: s, desc: desc, ref: remotes.MakeRefKey(ctx, desc), cancel: cancel}
-	if h.w, err = s.openWriter(ctx, h.ref, desc, waiting); err != nil {
+	if h.w, err = s.openWriter(ctx, h.ref, desc, holdResume, waiting); err != nil {
 		cancel()
 		return nil, err
 	}

@@ -46,8 +46,15 @@ func (s *Store) damaged(ctx context.Context, desc ocispec.Descriptor) (bool, err
 	}
 	info, err := s.content().Info(ctx, desc.Digest)
 	switch {
+	case err == nil && (missing || file.Size() != info.Size):
+		// Somebody may have committed it between the two looks.
+		file, err := os.Lstat(path)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return false, fmt.Errorf("look at the file of %s again: %w", desc.Digest, err)
+		}
+		return err != nil || file.Size() != info.Size, nil
 	case err == nil:
-		return missing || file.Size() != info.Size, nil
+		return false, nil
 	case !errdefs.IsNotFound(err):
 		return false, fmt.Errorf("look for %s: %w", desc.Digest, err)
 	case missing || file.Size() == desc.Size:

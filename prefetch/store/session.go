@@ -88,7 +88,7 @@ func (s *session) Blob(ctx context.Context, desc ocispec.Descriptor, waiting fun
 	// The writer's stream lives as long as this context.
 	ctx, cancel := context.WithCancel(s.in(ctx))
 	ref := remotes.MakeRefKey(ctx, desc)
-	w, err := s.openWriter(ctx, ref, desc, waiting)
+	w, err := s.openWriter(ctx, ref, desc, s.store.cfg.MaxResume, waiting)
 	if err != nil {
 		cancel()
 		return nil, err
@@ -103,13 +103,15 @@ func (s *session) Blob(ctx context.Context, desc ocispec.Descriptor, waiting fun
 	return bw, nil
 }
 
-func (s *session) openWriter(ctx context.Context, ref string, desc ocispec.Descriptor, waiting func()) (content.Writer, error) {
+// openWriter opens the ingest ref, and continues what is there of it up to resume bytes.
+func (s *session) openWriter(ctx context.Context, ref string, desc ocispec.Descriptor, resume int64, waiting func()) (
+	content.Writer, error) {
 	told := false
 	for wait := firstWait; ; wait = min(2*wait, longestWait) {
 		if err := s.store.repair(ctx, desc); err != nil {
 			return nil, err
 		}
-		busy, err := s.discardLarge(ctx, ref)
+		busy, err := s.discardLarge(ctx, ref, resume)
 		if err != nil {
 			return nil, err
 		}
@@ -139,15 +141,15 @@ func isLocked(err error) bool {
 	return errdefs.IsUnavailable(err) && strings.Contains(err.Error(), "locked")
 }
 
-// discardLarge throws a partial ingest away that is too large to be continued. It tells whether someone is writing it.
-func (s *session) discardLarge(ctx context.Context, ref string) (busy bool, err error) {
+// discardLarge throws a partial ingest of more than limit bytes away, which is too large to be continued. It tells whether someone is writing it.
+func (s *session) discardLarge(ctx context.Context, ref string, limit int64) (busy bool, err error) {
 	st, err := s.store.content().Status(ctx, ref)
 	switch {
 	case errdefs.IsNotFound(err):
 		return false, nil
 	case err != nil:
 		return false, fmt.Errorf("look at ingest %s: %w", ref, err)
-	case st.Offset <= s.store.cfg.MaxResume:
+	case st.Offset <= limit:
 		return false, nil
 	case time.Since(st.UpdatedAt) < s.store.idle:
 		return true, nil
