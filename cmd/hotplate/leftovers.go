@@ -37,7 +37,8 @@ func enter(ctx context.Context, stateDir string, s sweeper, wanted []prefetch.Im
 		return nil, fmt.Errorf("register with other pulls: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
-		if err := s.Sweep(ctx, wanted); err != nil && ctx.Err() == nil && !errors.Is(err, prefetch.ErrAway) {
+		if err := s.Sweep(ctx, wanted); err != nil && ctx.Err() == nil && !errors.Is(err, prefetch.ErrAway) &&
+			!errors.Is(err, prefetch.ErrBusy) {
 			log.Warn("what earlier pulls left was not removed", "error", err)
 		}
 	}
