@@ -92,12 +92,10 @@ func (b *blob) dispatch(ctx context.Context, f fetch.RangeFetcher, start int64, 
 			// The head of the first answer shows whether the host honours ranges; until then one request is enough.
 			asked = true
 			body, err := f.FetchRange(ctx, pt.chunk)
+			fetchers.Go(func() { b.fill(pt, body, err) })
 			if err != nil {
-				pt.err = err
-				close(pt.done)
-				return nil
+				return err
 			}
-			fetchers.Go(func() { b.fill(pt, body, nil) })
 		default:
 			fetchers.Go(func() {
 				body, err := f.FetchRange(ctx, pt.chunk)

@@ -65,7 +65,9 @@ func TestLimitDoesNotCollapseOnNoise(t *testing.T) {
 			defer mu.Unlock()
 			return 40 * mb * (0.25 + 1.5*rnd.Float64())
 		}
-		l := &link{speed: noisy, status: func(int, int) int { // called with the link's own lock
+		l := &link{speed: noisy, status: func(int, int) int {
+			mu.Lock()
+			defer mu.Unlock()
 			if rnd.IntN(100) == 0 {
 				return http.StatusServiceUnavailable
 			}

@@ -18,7 +18,11 @@ func TestWhatIsAlignedGoesPastThePageCache(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Munmap(memory)
+	defer func() {
+		if err := unix.Munmap(memory); err != nil {
+			t.Error(err)
+		}
+	}()
 	want := memory[:8*piece+1234]
 	random := rand.NewChaCha8([32]byte{1})
 	if _, err := random.Read(want); err != nil {

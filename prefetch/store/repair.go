@@ -48,11 +48,14 @@ func (s *Store) damaged(ctx context.Context, desc ocispec.Descriptor) (bool, err
 	switch {
 	case err == nil && (missing || file.Size() != info.Size):
 		// Somebody may have committed it between the two looks.
-		file, err := os.Lstat(path)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+		again, err := os.Lstat(path)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			return true, nil
+		case err != nil:
 			return false, fmt.Errorf("look at the file of %s again: %w", desc.Digest, err)
 		}
-		return err != nil || file.Size() != info.Size, nil
+		return again.Size() != info.Size, nil
 	case err == nil:
 		return false, nil
 	case !errdefs.IsNotFound(err):
