@@ -73,17 +73,15 @@ func (l *ledger) crashed(n *node, at time.Time) {
 	})
 }
 
-// away notes that containerd was away for a time. What its content writer held is lost then of blobs that are so small that
-// they come in one answer without a range: they are kept nowhere else.
+// away notes that containerd was away for a time. Then the layers that go through its content writers are broken off: what
+// was on its way is lost, and of blobs that are so small that they come in one answer what the writer held, which is kept
+// nowhere else.
 func (l *ledger) away(from, to time.Time) { l.absences = append(l.absences, absence{from, to}) }
 
 // reached tells whether what an answer had got to where containerd's absences do no harm.
 func (l *ledger) reached(i int) bool {
 	ended, ok := l.ended[i]
-	if !ok || l.s.Requests()[i].Range != "" {
-		return true
-	}
-	return !slices.ContainsFunc(l.absences, func(a absence) bool { return ended.After(a.from.Add(-settle)) && ended.Before(a.to) })
+	return !ok || !slices.ContainsFunc(l.absences, func(a absence) bool { return ended.After(a.from.Add(-settle)) && ended.Before(a.to) })
 }
 
 // moved notes that another site has taken the place of the one before, which was closed at a time.
