@@ -19,7 +19,7 @@ import (
 
 // The bounds of what a registry may make us read.
 const (
-	maxManifest = 8 << 20
+	maxManifest = 1 << 20 // its descriptors may take a hundred times as much memory; a thousand layers take 150 KiB
 	maxConfig   = 8 << 20
 	maxLayers   = 1000
 	maxIndexes  = 3 // an index may name an index

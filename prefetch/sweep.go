@@ -100,8 +100,12 @@ func (r *run) noteWants(pl plan) error {
 		err = os.MkdirAll(filepath.Join(path, wantsDir), 0o700)
 	}
 	if err == nil {
-		// A note that a crash tore is no note: then a sweep costs what was staged, and nothing else.
-		err = os.WriteFile(filepath.Join(path, wantsDir, r.key), data, 0o600)
+		// Not durable: without the note a sweep costs what was staged, and nothing else. But another image's sweep must never
+		// see half of it.
+		part := filepath.Join(path, r.key+".part")
+		if err = os.WriteFile(part, data, 0o600); err == nil {
+			err = os.Rename(part, filepath.Join(path, wantsDir, r.key))
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("note which layers %s wants: %w", r.ref, err)
