@@ -124,7 +124,10 @@ func (r *run) target(ctx context.Context) (ocispec.Descriptor, []string, error) 
 // present is target when the registries could not be asked: what the tag's record points at, if that is all there, else
 // the error why they could not.
 func (r *run) present(ctx context.Context, why error) (desc ocispec.Descriptor, names []string, err error) {
-	if ctx.Err() != nil || r.want.digest() != "" {
+	if ctx.Err() != nil {
+		return desc, nil, context.Cause(ctx)
+	}
+	if r.want.digest() != "" {
 		return desc, nil, why
 	}
 	st, err := r.p.state(ctx, []string{r.ref}, "", r.want)
