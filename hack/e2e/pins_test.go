@@ -29,6 +29,14 @@ func (n *node) setPin(img image, value string) {
 	}
 }
 
+// requirePins skips a test of pins where containerd knows none.
+func (n *node) requirePins() {
+	n.t.Helper()
+	if !n.knowsPins() {
+		n.t.Skipf("containerd %s knows no pins", n.containerd.Version())
+	}
+}
+
 // untilPinnedAgain waits until a pin that was taken off is back.
 func (n *node) untilPinnedAgain(img image) {
 	n.t.Helper()
@@ -65,6 +73,7 @@ func TestPinComesBackAtOnce(t *testing.T) {
 		mirror := newMirror(t)
 		img := mirror.push(t, small())
 		n := newNode(t, line, nil)
+		n.requirePins()
 		n.writeConfig(n.wanting(img, mirror))
 		n.start()
 		n.until(ready, imageIs("model", report.ImageReady))
@@ -89,6 +98,7 @@ func TestPinsOfOthers(t *testing.T) {
 		mirror := newMirror(t)
 		ours, theirs := mirror.push(t, small()), mirror.push(t, small())
 		n := newNode(t, line, nil)
+		n.requirePins()
 		n.prepare(mirror)
 		n.mustPull(theirs.under(mirrored), theirs)
 		n.setPin(theirs, "pinned")
