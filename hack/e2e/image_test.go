@@ -69,7 +69,9 @@ func (n *node) ctrd() *containerd.Client {
 }
 
 // knowsPins tells whether the node's containerd knows pins. Debian 12's does not, which the agent says (prefetch/store).
-func (n *node) knowsPins() bool { return !strings.HasPrefix(strings.TrimPrefix(n.containerd.Version(), "v"), "1.6.20") }
+func (n *node) knowsPins() bool {
+	return !strings.HasPrefix(strings.TrimPrefix(n.containerd.Version(), "v"), "1.6.20")
+}
 
 // checkPin checks that the pin is on the record that CRI names by the image's ID, the only one whose labels survive pulls.
 func (n *node) checkPin(img image) {
