@@ -37,12 +37,16 @@ func readOptions(getenv func(string) string) (options, error) {
 	default:
 		return o, fmt.Errorf("BENCH=%q: give quick, full or nothing", mode)
 	}
-	if s := getenv("BENCH_ROUNDS"); s != "" {
+	for name, to := range map[string]*int{"BENCH_ROUNDS": &o.rounds, "BENCH_CREATION_PULLS": &o.creationPulls} {
+		s := getenv(name)
+		if s == "" {
+			continue
+		}
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 1 {
-			return o, fmt.Errorf("BENCH_ROUNDS=%q: give a number from 1", s)
+			return o, fmt.Errorf("%s=%q: give a number from 1", name, s)
 		}
-		o.rounds = n
+		*to = n
 	}
 	var err error
 	if o.images, err = pick("BENCH_IMAGES", getenv, imageSpecs(o.quick), imageSpec.label, always); err != nil {
