@@ -102,7 +102,11 @@ func (l *ledger) book(settled func(i int) bool) {
 		got, whole := partOf(r)
 		l.sent += r.Sent
 		for _, k := range l.kept[r.Path] {
-			if both := min(got.to, k.to) - max(got.from, k.from); both > 0 {
+			switch both := min(got.to, k.to) - max(got.from, k.from); {
+			case both <= 0:
+			case got.from > k.from && strings.HasSuffix(r.Range, fmt.Sprintf("-%d", k.to-1)):
+				l.lost += both // the same chunk taken up on another connection: from there on nothing had been read
+			default:
 				l.twice += both
 				l.told = append(l.told, fmt.Sprintf("%s %d-%d of %d-%d", r.Path, got.from, got.to, k.from, k.to))
 			}
