@@ -222,15 +222,17 @@ const probeLife = time.Minute
 // dropProbes starts the puller once more if a look at containerd was killed, when the next start is to remove what that left.
 func (k *killer) dropProbes() {
 	k.n.t.Helper()
-	isProbe := func(path string) bool { return strings.Contains(path, "/probe-") }
-	if !slices.ContainsFunc(k.n.ownFiles(), isProbe) {
+	left := func() bool {
+		return slices.ContainsFunc(k.n.ownFiles(), func(path string) bool { return strings.Contains(path, "/probe-") })
+	}
+	if !left() {
 		return
 	}
 	k.after(time.Until(k.killed.Add(probeLife+time.Second)), func() bool { return false })
 	p := k.p.start(k.n, k.img)
 	waitFor(k.n.t, "the puller to be done once more", func() string {
-		if !k.p.ready(k.n, p) {
-			return "it is not"
+		if !k.p.ready(k.n, p) || left() {
+			return "it is not, or has not removed what was left"
 		}
 		return ""
 	})
