@@ -192,7 +192,9 @@ func (r *run) bring(ctx context.Context, target ocispec.Descriptor, names []stri
 	if err := r.publish(ctx, names, pl); err != nil {
 		return st, err
 	}
-	r.p.dropWants(r.key)
+	if err := r.p.dropStaged(r.key); err != nil {
+		r.p.cfg.Log.Warn("what an earlier run left stays until the next sweep", "image", r.ref, "error", err)
+	}
 	return r.state(ctx, names, target.Digest)
 }
 

@@ -125,7 +125,13 @@ func (p *Prefetcher) dropWants(key string) (noted []string) {
 
 // release removes what a run has left that died, or failed before somebody else pulled the image: nobody comes back to it.
 func (p *Prefetcher) release(ctx context.Context, key string) error {
-	errs := []error{p.cfg.Store.Release(ctx, key)}
+	return errors.Join(p.cfg.Store.Release(ctx, key), p.dropStaged(key))
+}
+
+// dropStaged removes what is staged of an image that is there: of a layer whose blob was adopted by a run that died before
+// it could remove its own.
+func (p *Prefetcher) dropStaged(key string) error {
+	var errs []error
 	for _, path := range p.dropWants(key) {
 		errs = append(errs, p.sweepStaging(path, func(string) bool { return true }))
 	}
