@@ -2,6 +2,7 @@ package prefetch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -26,6 +27,8 @@ type part struct {
 func (b *blob) chunks(ctx context.Context, f fetch.RangeFetcher) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	more, enough := context.WithCancelCause(ctx) // when it ends, no chunk is begun any more
+	defer enough(nil)
 	// As many as there are places, so that whoever limits the requests to a host sees what is wanted of it.
 	queue, win := make(chan *part, b.p.budget.total/b.p.budget.chunk), newWindow()
 	start := b.sink.Offset()
@@ -33,7 +36,7 @@ func (b *blob) chunks(ctx context.Context, f fetch.RangeFetcher) error {
 	var dispatchErr error // why not all chunks were queued; after queue was closed
 	fetchers.Go(func() {
 		defer close(queue)
-		dispatchErr = b.dispatch(ctx, f, start, win, queue, &fetchers)
+		dispatchErr = b.dispatch(more, ctx, f, start, win, queue, &fetchers)
 	})
 	var err error
 	for pt := range queue {
@@ -49,12 +52,15 @@ func (b *blob) chunks(ctx context.Context, f fetch.RangeFetcher) error {
 			err = context.Cause(ctx)
 		}
 		if err != nil {
-			cancel(err)
 			release()
-			continue
+		} else {
+			err = win.handOver(func() error { return b.give(ctx, pt.buf, release) })
 		}
-		if err = win.handOver(func() error { return b.give(ctx, pt.buf, release) }); err != nil {
-			cancel(err)
+		if err != nil {
+			enough(err)
+		}
+		if err != nil && (b.staged == nil || !errors.Is(err, ErrAway)) {
+			cancel(err) // else what is on its way is of use when the daemon is back
 		}
 	}
 	fetchers.Wait()
@@ -65,25 +71,25 @@ func (b *blob) chunks(ctx context.Context, f fetch.RangeFetcher) error {
 }
 
 // dispatch queues the chunks in order and starts a goroutine for each that fills it. Its error is why it did not queue
-// the rest, unless a queued chunk has that.
-func (b *blob) dispatch(ctx context.Context, f fetch.RangeFetcher, start int64, win *window, queue chan<- *part,
+// the rest, unless a queued chunk has that. When more ends, no chunk is begun any more; with ctx, those under way end too.
+func (b *blob) dispatch(more, ctx context.Context, f fetch.RangeFetcher, start int64, win *window, queue chan<- *part,
 	fetchers *sync.WaitGroup) error {
 	asked := false
 	for off := start; off < b.desc.Size; {
 		n := min(b.chunk()-off%b.chunk(), b.desc.Size-off)
-		if err := win.enter(ctx); err != nil {
+		if err := win.enter(more); err != nil {
 			return err
 		}
-		buf, err := b.p.budget.get(ctx, n)
+		buf, err := b.p.budget.get(more, n)
 		if err != nil {
 			return storeError{err}
 		}
 		pt := &part{chunk: fetch.Chunk{Blob: b.desc, Offset: off, Length: n}, buf: buf, done: make(chan struct{})}
 		select {
 		case queue <- pt:
-		case <-ctx.Done():
+		case <-more.Done():
 			b.p.budget.put(buf)
-			return context.Cause(ctx)
+			return context.Cause(more)
 		}
 		switch {
 		case b.has(off):

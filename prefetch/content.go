@@ -83,10 +83,10 @@ func (r *run) content(ctx context.Context, desc ocispec.Descriptor) (err error) 
 	return err
 }
 
-// stagedBlob is where chunks are kept until the blob is complete; nil if nothing keeps them, or if it is only one chunk.
+// stagedBlob is where chunks are kept until the blob is complete; nil if nothing keeps them.
 func (r *run) stagedBlob(ctx context.Context, desc ocispec.Descriptor) (*staging.Blob, error) {
 	path := r.stagingPath()
-	if path == "" || desc.Size <= r.p.budget.chunk {
+	if path == "" {
 		return nil, nil
 	}
 	dir, err := r.p.stagingDir(path)
