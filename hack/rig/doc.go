@@ -1,5 +1,5 @@
 // Package rig starts the real parts that tests and the demo run against: a containerd of any line from 1.6 to 2.4, a
-// registry, and a proxy that misbehaves. Later it starts systemd nodes and Kubernetes as well.
+// registry, a proxy that misbehaves, and whole nodes with systemd. Later it starts Kubernetes as well.
 //
 // It works from tests and from programs: functions take a context and return errors, and everything that was started
 // ends with its Close method. Package rigtest wraps them for tests.
@@ -10,6 +10,8 @@
 //   - mounts_volume.go: [Volume], a small disk that can be filled.
 //   - containerd.go, containerd_config.go: [Containerd], a private daemon.
 //   - cri.go: [CRI], which asks a daemon for images as the kubelet does.
+//   - node.go, node_boot.go, node_root.go, node_config.go, node_exec.go: [Node], a machine with systemd, D-Bus and containerd.
+//   - cgroups.go: cgroups of a node's own.
 //   - ca.go: [CA], certificates for all of them, expired ones included.
 //   - registry.go: [Registry], the distribution registry with TLS and passwords.
 //   - proxy.go, fault.go: [Proxy], which stands in front of a registry, records requests and plays a [Fault].
@@ -33,6 +35,25 @@
 // and their mounts below Dir are left, and directories /run/rig-*, which hold sockets of daemons with a long Dir.
 // Daemons from 1.7 to 2.2 create /run/containerd, and pods' shims have their sockets in /run/containerd/s: the paths
 // are compiled into containerd.
+//
+// # A node
+//
+// [StartNode] boots Debian with systemd as its first process, in half a second. containerd is a unit, upstream's to the
+// letter, and its programs are in /usr/local/bin. Tests say what differs: config.toml, files, drop-ins and units.
+//
+//	n := rigtest.Node(t, rig.NodeConfig{Line: "2.4", ConfigTOML: text, DropIns: map[string]string{"10-kill.conf": dropIn}})
+//	out, err := n.Systemctl(ctx, "show", "-p", "MainPID", "containerd")
+//	text, err := os.ReadFile(n.Path("/etc/containerd/config.toml"))
+//
+// A node has PID, mount, network, UTS, IPC and cgroup namespaces of its own and a cgroup of its own in every hierarchy:
+// nodes in one cgroup would share their trees, and then KillMode kills what it should not, or nothing. /etc and /var are
+// plain directories below Dir, the rest of the root is an overlay; all of it survives [Node.Reboot]. boot_id in /proc
+// changes with each boot. Where this machine has no CAP_SYS_RESOURCE, a script in front of runc lets pods start all the
+// same, whatever the configuration says.
+//
+// systemd-nspawn, which boots it, is the first process of a PID namespace around the node: when the test process dies, the
+// kernel kills all of the node and takes its mounts and network away. What is left are Dir and empty cgroups named
+// rig-node-PID-*, which the next StartNode removes.
 //
 // # To add a part
 //

@@ -26,6 +26,9 @@ type command struct {
 	env  []string
 	// logPath gets the standard output and error, appended.
 	logPath string
+	// namespaces are those that it gets anew, as flags of clone(2). In a PID namespace of its own everything that it
+	// started dies with it.
+	namespaces uintptr
 }
 
 // process is a running child. Its methods may be called concurrently.
@@ -46,7 +49,7 @@ func (c command) start() (*process, error) {
 	cmd := exec.Command(c.path, c.args...)
 	cmd.Env = c.env
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL, Cloneflags: c.namespaces}
 	p := &process{cmd: cmd, name: c.path, done: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {

@@ -158,8 +158,11 @@ type recipe struct {
 }
 
 func (b *Builder) recipe(ctx context.Context, part Part) (recipe, error) {
-	if part.Debian != "" {
+	switch {
+	case part.Debian != "":
 		return b.debianRecipe(part)
+	case part.Root != nil:
+		return rootRecipe(part), nil
 	}
 	return b.moduleRecipe(ctx, part)
 }

@@ -1,4 +1,5 @@
-// Package tools builds the real programs that the rig starts: containerd of every line, a registry, the linter.
+// Package tools builds the real programs that the rig starts: containerd of every line, a registry, the linter, and the
+// root of systemd nodes.
 //
 // Each part has a directory beside this file with a module of its own. One module for all of them would not do: minimal
 // version selection would build every part with the newest dependency that any part asks for, and then a test would run
@@ -14,6 +15,9 @@
 //
 // containerd 1.6 does not come from a module but from Debian 12's package, which is downloaded and unpacked into the
 // cache and never installed.
+//
+// node-root is no program but the root directory of a small Debian with systemd, made by debootstrap. Nothing runs in it
+// or writes to it: nodes have writable layers of their own.
 //
 // A crash leaves a temporary directory, which the next build of that part removes. Nothing removes parts of older keys:
 // delete the cache directory to get the space back.

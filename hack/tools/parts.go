@@ -5,7 +5,8 @@ import (
 	"strings"
 )
 
-// Part is one or more programs that are built together from one nested module, or taken from one Debian package.
+// Part is one or more programs that are built together from one nested module, or taken from one Debian package; or it is
+// the root directory of a Debian system.
 type Part struct {
 	// Name is the part's name on the command line and its directory below hack/tools.
 	Name string
@@ -17,6 +18,8 @@ type Part struct {
 	Debian string
 	// Wants is what the Debian program's --version must contain, since a package has other versions in other releases.
 	Wants string
+	// Root lists the packages of a Debian system to bootstrap, beside the essential ones. Set instead of Module.
+	Root []string
 	// Default says that tests need the part unless they are told to run more than usual.
 	Default bool
 }
@@ -35,6 +38,9 @@ func Parts() []Part {
 			VersionVar: "github.com/distribution/distribution/v3/version.version"},
 		{Name: "containerd-1.7", Module: containerd1, VersionVar: v1, Default: true},
 		{Name: "golangci-lint", Module: "github.com/golangci/golangci-lint/v2", VersionVar: "main.version", Default: true},
+		{Name: "node-root", Default: true, Root: []string{
+			"systemd", "systemd-sysv", "dbus", "iproute2", "ca-certificates", "procps", "kmod", "runc", "busybox-static",
+		}},
 		{Name: "containerd-2.3", Module: containerd2, VersionVar: v2},
 		{Name: "containerd-2.2", Module: containerd2, VersionVar: v2},
 		{Name: "containerd-2.1", Module: containerd2, VersionVar: v2},
@@ -69,5 +75,7 @@ type Package struct {
 func Packages() []Package {
 	return []Package{
 		{Name: "runc", Program: "runc", Reason: "containerd runs containers with it"},
+		{Name: "debootstrap", Program: "debootstrap", Reason: "makes the root of systemd nodes"},
+		{Name: "systemd-container", Program: "systemd-nspawn", Reason: "boots systemd nodes"},
 	}
 }

@@ -23,7 +23,7 @@ func TestEveryPartHasAModuleOfItsOwn(t *testing.T) {
 	known := map[string]bool{}
 	for _, part := range Parts() {
 		known[part.Name] = true
-		if part.Debian != "" {
+		if part.Module == "" {
 			continue
 		}
 		r, err := b.recipe(t.Context(), part)

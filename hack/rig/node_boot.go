@@ -1,0 +1,164 @@
+package rig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// bootScript runs as the first process of a PID namespace, with mounts of its own, and becomes systemd-nspawn. When it
+// dies, however it dies, the kernel kills the node and takes the mounts away. Killing systemd-nspawn elsewhere would leave
+// the node running.
+const bootScript = `set -e
+for dir in $RIG_CGROUP; do echo 0 >"$dir/cgroup.procs"; done
+mount --make-rprivate /
+mount -t proc proc /proc
+mkdir -p /run/systemd/nspawn
+mount -t tmpfs tmpfs /run/systemd/nspawn # systemd-nspawn leaves files there when it is killed
+mount -t overlay overlay -o "lowerdir=$RIG_ROOT,upperdir=$RIG_DIR/upper,workdir=$RIG_DIR/work" "$RIG_DIR/root"
+exec systemd-nspawn "$@"
+`
+
+// Boot boots a node that is off, and waits until it is ready. It is off after Kill.
+func (n *Node) Boot(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.proc != nil && n.proc.running() {
+		return errors.New("boot the node: it is on")
+	}
+	proc, err := command{
+		path: "/bin/sh",
+		args: append([]string{"-c", bootScript, "boot"}, n.nspawnArgs()...),
+		env: cleanEnv(n.bin, []string{
+			"RIG_CGROUP=" + strings.Join(n.cg, " "), "RIG_ROOT=" + n.root, "RIG_DIR=" + n.cfg.Dir,
+		}),
+		logPath:    n.LogPath(),
+		namespaces: unix.CLONE_NEWPID | unix.CLONE_NEWNS,
+	}.start()
+	if err != nil {
+		return fmt.Errorf("boot the node: %w", err)
+	}
+	n.proc = proc
+	n.proc.name = "the node"
+	err = n.proc.waitReady(ctx, n.LogPath(), func(context.Context) error {
+		n.leader, err = childInit(n.proc.pid())
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return n.waitReady(ctx)
+}
+
+func (n *Node) nspawnArgs() []string {
+	bind := func(dir string) string { return "--bind=" + filepath.Join(n.cfg.Dir, dir) + ":/" + dir }
+	return []string{
+		"--quiet", "--boot", "--directory=" + filepath.Join(n.cfg.Dir, "root"), "--machine=" + n.name,
+		// There may be no systemd on this machine that could take care of it.
+		"--register=no", "--keep-unit",
+		"--private-network", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=read-only",
+		"--capability=all", "--system-call-filter=@mount @keyring bpf", // for runc
+		bind("etc"), bind("var"), "--bind-ro=" + n.bin + ":/usr/local/bin",
+	}
+}
+
+// childInit finds the child of a process that is the first one of another PID namespace below that of the process.
+func childInit(parent int) (int, error) {
+	depth, _, err := namespacePIDs(parent)
+	if err != nil {
+		return 0, err
+	}
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", parent))
+	if err != nil {
+		return 0, err
+	}
+	for field := range strings.FieldsSeq(string(children)) {
+		pid, err := strconv.Atoi(field)
+		if err != nil {
+			return 0, err
+		}
+		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)) // one that has gone is not the one
+		if d, inner, err := namespacePIDs(pid); err == nil && d == depth+1 && inner == 1 && string(comm) == "systemd\n" {
+			return pid, nil
+		}
+	}
+	return 0, errors.New("systemd has not started")
+}
+
+// namespacePIDs tells how many PID namespaces a process is in and its id in the innermost one.
+func namespacePIDs(pid int) (depth, inner int, err error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	for line := range strings.Lines(string(status)) {
+		if ids, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			fields := strings.Fields(ids)
+			inner, err := strconv.Atoi(fields[len(fields)-1])
+			return len(fields), inner, err
+		}
+	}
+	return 0, 0, errors.New("the kernel does not tell NSpid")
+}
+
+// WaitReady waits until the node has booted and containerd's CRI answers; with NoCRI only until systemd answers on D-Bus.
+func (n *Node) WaitReady(ctx context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.waitReady(ctx)
+}
+
+// waitReady needs n.mu.
+func (n *Node) waitReady(ctx context.Context) error {
+	leader := n.leader
+	address := fmt.Sprintf("/proc/%d/root/run/containerd/containerd.sock", leader)
+	return n.proc.waitReady(ctx, n.LogPath(), func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		if n.cfg.NoCRI {
+			_, err := execIn(ctx, leader, "busctl", "get-property", "org.freedesktop.systemd1", "/org/freedesktop/systemd1",
+				"org.freedesktop.systemd1.Manager", "Version")
+			return err
+		}
+		// It exits with an error when a unit has failed, which is for the test to judge.
+		state, err := execIn(ctx, leader, "systemctl", "is-system-running", "--wait")
+		if s := strings.TrimSpace(state); s != "running" && s != "degraded" {
+			return fmt.Errorf("systemd is %q: %w", s, err)
+		}
+		cri, err := DialCRI(ctx, address)
+		if err != nil {
+			return err
+		}
+		return cri.Close()
+	})
+}
+
+// shutDown ends the node in order if it can within the grace time.
+func (n *Node) shutDown(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	n.mu.Lock()
+	proc, leader := n.proc, n.leader
+	n.mu.Unlock()
+	if leader != 0 {
+		// SIGRTMIN+4 starts poweroff.target (systemd(1)).
+		const powerOff = unix.Signal(34 + 4)
+		if err := unix.Kill(leader, powerOff); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("shut the node down: %w", err)
+		}
+		select {
+		case <-proc.done:
+		case <-ctx.Done():
+		}
+	}
+	return n.Kill()
+}
