@@ -1,0 +1,65 @@
+package systemd
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+const (
+	maxArgs    = 64
+	maxArgSize = 4096 // bytes; the longest path of Linux
+)
+
+// checkArgv refuses commands that systemd would not run as they are.
+//
+// A $ in the command of a transient unit is right at first, and after any daemon-reload it is not: systemd 252 writes
+// the unit to /run/systemd/transient as \$ and reads that back as it stands, so a shell that had expanded $X prints $X.
+// Quotes and backslashes go the same way through a file, and % begins a specifier there. None of them is needed for the
+// paths that hotplate names, so none is accepted, in unit files neither.
+func checkArgv(argv []string) error {
+	if len(argv) == 0 || len(argv) > maxArgs {
+		return fmt.Errorf("a command has 1 to %d words, not %d", maxArgs, len(argv))
+	}
+	if !path.IsAbs(argv[0]) || path.Clean(argv[0]) != argv[0] {
+		return fmt.Errorf("%q is not the absolute path of a program", argv[0])
+	}
+	for _, arg := range argv {
+		if err := checkText(arg); err != nil {
+			return fmt.Errorf("the command %q has a word that systemd does not pass on as it is: %w", argv, err)
+		}
+	}
+	return nil
+}
+
+// checkText refuses what does not survive being written to a unit file and read again.
+func checkText(s string) error {
+	if s == "" || len(s) > maxArgSize {
+		return fmt.Errorf("it has %d bytes, not 1 to %d", len(s), maxArgSize)
+	}
+	if !utf8.ValidString(s) {
+		return errors.New("it is not UTF-8")
+	}
+	if i := strings.IndexFunc(s, func(r rune) bool {
+		return strings.ContainsRune(`$%"'\`, r) || r != ' ' && !unicode.IsGraphic(r)
+	}); i >= 0 {
+		r, _ := utf8.DecodeRuneInString(s[i:])
+		return fmt.Errorf("it holds %q", r)
+	}
+	return nil
+}
+
+// ownPrefix begins the names of all units that hotplate makes.
+const ownPrefix = "hotplate-"
+
+// checkOwnName refuses names, without the type, of units that are not hotplate's.
+func checkOwnName(name string) error {
+	rest, ok := strings.CutPrefix(name, ownPrefix)
+	if !ok || rest == "" || len(name) > 100 || strings.Trim(rest, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+		return fmt.Errorf("%q is no name for a unit of hotplate: it takes %s and then a-z, 0-9 and -", name, ownPrefix)
+	}
+	return nil
+}

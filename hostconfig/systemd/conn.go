@@ -1,0 +1,302 @@
+package systemd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	sd "github.com/coreos/go-systemd/v22/dbus"
+	"github.com/godbus/dbus/v5"
+)
+
+const (
+	// DefaultPrivateSocket is PID 1's own socket. Only root of the node may use it, and no message bus is needed.
+	DefaultPrivateSocket = "/run/systemd/private"
+	// DefaultSystemBus is the socket of the node's message bus.
+	DefaultSystemBus = "/run/dbus/system_bus_socket"
+
+	// dialTimeout bounds one attempt to connect to both sockets: PID 1 may be stopped or busy.
+	dialTimeout = 5 * time.Second
+	// answerTimeout bounds one request, retries included. D-Bus libraries wait for 25 s.
+	answerTimeout = 25 * time.Second
+	// reloadTimeout is the same for a daemon-reload, which runs generators and reads every unit file.
+	reloadTimeout = 90 * time.Second
+	// retryInterval is the pause between attempts while systemd is away, which a re-execution takes 0.1 to 0.5 s for.
+	retryInterval = 50 * time.Millisecond
+)
+
+// Config says where the node's systemd is found. The zero value is right on the node itself, and in a pod that has the
+// node's directories /run/systemd and /run/dbus mounted at the same places.
+type Config struct {
+	// PrivateSocket is tried first. Default DefaultPrivateSocket.
+	PrivateSocket string
+	// SystemBus is tried when the private socket does not answer. Default DefaultSystemBus.
+	SystemBus string
+}
+
+// Manager speaks with the systemd (PID 1) of one node. It connects again when systemd replaced its sockets, as it does
+// when it is re-executed. It is safe for concurrent use.
+type Manager struct {
+	sockets []socket
+
+	turn   chan struct{} // holds one token; whoever has it may use the fields below
+	link   *link         // nil before the first connection
+	closed bool
+}
+
+// Connect connects to systemd and asks it for its version, so that a Manager is returned only when systemd answers.
+// The error says which sockets were tried, why each was not it, and what to change; errors.Is finds ErrUnreachable in
+// it.
+func Connect(ctx context.Context, cfg Config) (*Manager, error) {
+	if cfg.PrivateSocket == "" {
+		cfg.PrivateSocket = DefaultPrivateSocket
+	}
+	if cfg.SystemBus == "" {
+		cfg.SystemBus = DefaultSystemBus
+	}
+	m := &Manager{
+		sockets: []socket{{path: cfg.PrivateSocket}, {path: cfg.SystemBus, bus: true}},
+		turn:    make(chan struct{}, 1),
+	}
+	m.turn <- struct{}{}
+	if _, err := m.connected(ctx); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Close ends the connection. Calls under way end with an error.
+func (m *Manager) Close() error {
+	<-m.turn
+	defer func() { m.turn <- struct{}{} }()
+	m.closed = true
+	if m.link != nil {
+		m.link.Close()
+	}
+	return nil
+}
+
+// Version is systemd's own, such as "252.39-1~deb12u2".
+func (m *Manager) Version(ctx context.Context) (string, error) {
+	var version string
+	err := m.ask(ctx, answerTimeout, func(ctx context.Context, l *link) (err error) {
+		version, err = l.version(ctx)
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("ask systemd for its version: %w", err)
+	}
+	return version, nil
+}
+
+// ask makes a request that may be repeated, and repeats it while systemd is away for a moment.
+func (m *Manager) ask(ctx context.Context, timeout time.Duration, request func(context.Context, *link) error) error {
+	return m.request(ctx, timeout, request, func(err error) bool { return neverSent(err) || lost(err) })
+}
+
+// tell makes a request that must not be done twice. It is repeated only when it certainly did not arrive.
+func (m *Manager) tell(ctx context.Context, request func(context.Context, *link) error) error {
+	err := m.request(ctx, answerTimeout, request, neverSent)
+	if lost(err) {
+		return fmt.Errorf("%w: %w", ErrConnectionLost, err)
+	}
+	return err
+}
+
+func (m *Manager) request(
+	ctx context.Context, timeout time.Duration, request func(context.Context, *link) error, again func(error) bool,
+) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	var last error
+	err := backoff.Retry(func() error {
+		l, err := m.connected(ctx)
+		if err == nil {
+			if err = request(ctx, l); err == nil {
+				return nil
+			}
+			if !again(err) {
+				return backoff.Permanent(known(err))
+			}
+		} else if errors.Is(err, ErrClosed) {
+			return backoff.Permanent(err)
+		}
+		last = err
+		return err
+	}, backoff.WithContext(backoff.NewConstantBackOff(retryInterval), ctx))
+	if err != nil && last != nil && ctx.Err() != nil && !errors.Is(err, last) {
+		return fmt.Errorf("%w: %w", err, last) // not only that it took too long, but what was in the way
+	}
+	return err
+}
+
+// connected returns a connection that was alive a moment ago, a new one if need be.
+func (m *Manager) connected(ctx context.Context) (*link, error) {
+	select {
+	case <-m.turn:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { m.turn <- struct{}{} }()
+	if m.closed {
+		return nil, ErrClosed
+	}
+	if m.link != nil {
+		if !m.link.isGone() {
+			return m.link, nil
+		}
+		m.link.Close()
+		m.link = nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	failed := ErrUnreachable
+	for _, s := range m.sockets {
+		l, err := s.connect(ctx)
+		if err == nil {
+			m.link = l
+			return l, nil
+		}
+		failed = fmt.Errorf("%w; %s: %w (%s)", failed, s.path, err, s.advice(err))
+	}
+	return nil, failed
+}
+
+// socket is one way to systemd.
+type socket struct {
+	path string
+	bus  bool // it is the message bus, not PID 1 itself
+}
+
+// connect opens the two connections that go-systemd wants, one for requests and one for signals, and asks systemd
+// something: a bus may be there without a systemd on it.
+func (s socket) connect(ctx context.Context) (*link, error) {
+	alive, cancel := context.WithCancel(context.Background())
+	l := &link{gone: alive.Done()}
+	giveUp := context.AfterFunc(ctx, cancel) // go-systemd waits for answers without a context
+	defer giveUp()
+	conn, err := sd.NewConnection(func() (*dbus.Conn, error) {
+		c, err := s.dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		context.AfterFunc(alive, func() { c.Close() })
+		context.AfterFunc(c.Context(), cancel)
+		if l.requests == nil {
+			l.requests = c
+		}
+		return c, nil
+	})
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	l.Conn = conn
+	if _, err := l.version(ctx); err != nil {
+		cancel()
+		return nil, fmt.Errorf("ask for systemd's version: %w", because(ctx, err))
+	}
+	return l, nil
+}
+
+func (s socket) dial(ctx context.Context) (*dbus.Conn, error) {
+	// Not with ctx: that would end the connection with the call that happened to open it.
+	c, err := dbus.Dial("unix:path=" + dbus.EscapeBusAddressValue(s.path))
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	// The numeric uid, as a name could not be looked up everywhere.
+	if err = c.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Geteuid()))}); err == nil && s.bus {
+		err = c.Hello() // PID 1 itself is no bus and has no Hello
+	}
+	if err != nil {
+		c.Close()
+		return nil, fmt.Errorf("authenticate as uid %d: %w", os.Geteuid(), because(ctx, err))
+	}
+	return c, nil
+}
+
+// because is err, or the end of ctx where that is what closed the connection and so made err.
+func because(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// advice says what a person can do about an error of connect.
+func (s socket) advice(err error) string {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+		return "on the node: is systemd its init? In a pod: mount the node's directory " + s.dir() + ", not the socket"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "nobody listens there: it is restarting, or a socket instead of its directory " + s.dir() + " is mounted"
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, io.EOF), errors.Is(err, syscall.EPIPE),
+		errors.Is(err, syscall.ECONNRESET), errors.Is(err, net.ErrClosed):
+		return "run as uid 0 of the node, without a user namespace"
+	case neverSent(err):
+		return "there is a message bus, but no systemd on it"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "it accepts connections but does not answer: is PID 1 stopped, or very busy?"
+	}
+	return "see whether systemctl works on the node"
+}
+
+// dir is where the socket lies on a node.
+func (s socket) dir() string {
+	if s.bus {
+		return "/run/dbus"
+	}
+	return "/run/systemd"
+}
+
+// link is one connection to systemd.
+type link struct {
+	*sd.Conn
+	requests *dbus.Conn      // what go-systemd sends requests on, for those that it has no method for
+	gone     <-chan struct{} // closed when either of the two connections has ended
+}
+
+func (l *link) isGone() bool {
+	select {
+	case <-l.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+const (
+	destination      = "org.freedesktop.systemd1"
+	managerPath      = "/org/freedesktop/systemd1"
+	managerInterface = "org.freedesktop.systemd1.Manager"
+)
+
+// call calls a method of systemd's Manager that go-systemd does not have.
+func (l *link) call(ctx context.Context, method string, args ...any) *dbus.Call {
+	return l.requests.Object(destination, managerPath).CallWithContext(ctx, managerInterface+"."+method, 0, args...)
+}
+
+func (l *link) version(ctx context.Context) (string, error) {
+	var v dbus.Variant
+	err := l.requests.Object(destination, managerPath).CallWithContext(ctx,
+		"org.freedesktop.DBus.Properties.Get", 0, managerInterface, "Version").Store(&v)
+	if err != nil {
+		return "", err
+	}
+	version, ok := v.Value().(string)
+	if !ok {
+		return "", fmt.Errorf("version is a %s, not a string", v.Signature())
+	}
+	return version, nil
+}

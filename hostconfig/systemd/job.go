@@ -1,0 +1,151 @@
+package systemd
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// Results of jobs, from org.freedesktop.systemd1(5), JobRemoved.
+const (
+	// ResultDone means that the job was carried out. It is no proof that the service works: Type=simple is done as
+	// soon as the process exists, and a job may have been merged with someone else's.
+	ResultDone       = "done"
+	ResultFailed     = "failed"
+	ResultTimeout    = "timeout"
+	ResultCanceled   = "canceled"
+	ResultDependency = "dependency"
+	ResultSkipped    = "skipped"
+)
+
+// jobPoll is how often a job whose result has not arrived is looked for. The signal with its result can be lost.
+const jobPoll = time.Second
+
+// Restart restarts a unit, or starts it if it does not run, and waits for the result of the job: ResultDone,
+// ResultFailed, …. Only the absence of a result is an error: ErrNoUnit, ErrConnectionLost, ErrResultLost, the end of
+// ctx. When ctx ends, the job goes on. Jobs of others for the same unit may be merged with this one.
+//
+// Call ResetFailed before: a start beyond the unit's StartLimitBurst leaves it down.
+func (m *Manager) Restart(ctx context.Context, unit string) (result string, err error) {
+	return m.job(ctx, "restart", unit, func(ctx context.Context, l *link, result chan<- string) (int, error) {
+		return l.RestartUnitContext(ctx, unit, "replace", result)
+	})
+}
+
+// Start starts a unit, and waits as Restart does. A unit that runs is left alone, with ResultDone.
+func (m *Manager) Start(ctx context.Context, unit string) (result string, err error) {
+	return m.job(ctx, "start", unit, func(ctx context.Context, l *link, result chan<- string) (int, error) {
+		return l.StartUnitContext(ctx, unit, "replace", result)
+	})
+}
+
+// Stop stops a unit, and waits as Restart does.
+func (m *Manager) Stop(ctx context.Context, unit string) (result string, err error) {
+	return m.job(ctx, "stop", unit, func(ctx context.Context, l *link, result chan<- string) (int, error) {
+		return l.StopUnitContext(ctx, unit, "replace", result)
+	})
+}
+
+// job queues a job and waits for its result.
+func (m *Manager) job(
+	ctx context.Context, verb, unit string, queue func(context.Context, *link, chan<- string) (int, error),
+) (string, error) {
+	if err := checkName(unit); err != nil {
+		return "", err
+	}
+	// Capacity one, so that go-systemd never waits for us, and the result may come after we have left.
+	result := make(chan string, 1)
+	var id int
+	err := m.tell(ctx, func(ctx context.Context, l *link) (err error) {
+		id, err = queue(ctx, l, result)
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w", verb, unit, err)
+	}
+	poll := time.NewTicker(jobPoll)
+	defer poll.Stop()
+	over := false
+	for {
+		select {
+		case r := <-result:
+			return r, nil
+		case <-ctx.Done():
+			return "", fmt.Errorf("%s %s: no result yet: %w", verb, unit, ctx.Err())
+		case <-poll.C:
+		}
+		if over { // and the result had a second to come after that
+			return "", fmt.Errorf("%s %s: %w", verb, unit, ErrResultLost)
+		}
+		if over, err = m.jobIsOver(ctx, id); err != nil {
+			return "", fmt.Errorf("%s %s: %w", verb, unit, err)
+		}
+	}
+}
+
+// jobIsOver reports whether systemd has no job of this id any more.
+func (m *Manager) jobIsOver(ctx context.Context, id int) (bool, error) {
+	err := m.ask(ctx, answerTimeout, func(ctx context.Context, l *link) error {
+		return l.call(ctx, "GetJob", uint32(id)).Err
+	})
+	if dbusName(err) == nameNoSuchJob {
+		return true, nil
+	}
+	return false, err
+}
+
+// ResetFailed forgets that a unit failed and how often it was started, so that it may be started again. A unit that is
+// not loaded has nothing to forget.
+func (m *Manager) ResetFailed(ctx context.Context, unit string) error {
+	if err := checkName(unit); err != nil {
+		return err
+	}
+	err := m.ask(ctx, answerTimeout, func(ctx context.Context, l *link) error {
+		return l.ResetFailedUnitContext(ctx, unit)
+	})
+	if err != nil && dbusName(err) != nameNoSuchUnit {
+		return fmt.Errorf("reset %s: %w", unit, err)
+	}
+	return nil
+}
+
+// Reload makes systemd read all unit files again (daemon-reload). It also brings into force what others have edited:
+// see Unit.NeedDaemonReload.
+func (m *Manager) Reload(ctx context.Context) error {
+	err := m.ask(ctx, reloadTimeout, func(ctx context.Context, l *link) error { return l.ReloadContext(ctx) })
+	if err != nil {
+		return fmt.Errorf("reload systemd: %w", err)
+	}
+	return nil
+}
+
+// Enable makes units start at boot, as the [Install] section of each file says. A file outside systemd's own directories
+// is given by its path on the node, and is linked; it must be there when systemd starts, so it may not lie on a file
+// system that is mounted later. Enable does not Reload.
+func (m *Manager) Enable(ctx context.Context, files ...string) error {
+	var hasInstall bool
+	err := m.ask(ctx, answerTimeout, func(ctx context.Context, l *link) (err error) {
+		hasInstall, _, err = l.EnableUnitFilesContext(ctx, files, false, false)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("enable %q: %w", files, err)
+	}
+	if !hasInstall {
+		return fmt.Errorf("enable %q: no [Install] section in them", files)
+	}
+	return nil
+}
+
+// Disable takes back what Enable did, by the units' names, links to files included. Units that are not enabled are left
+// as they are.
+func (m *Manager) Disable(ctx context.Context, units ...string) error {
+	err := m.ask(ctx, answerTimeout, func(ctx context.Context, l *link) error {
+		_, err := l.DisableUnitFilesContext(ctx, units, false)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("disable %q: %w", units, err)
+	}
+	return nil
+}

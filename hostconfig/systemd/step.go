@@ -1,0 +1,63 @@
+package systemd
+
+import "path"
+
+// Step is one command that systemd runs, without a shell.
+type Step struct {
+	// Argv is the program by its absolute path on the node, and its arguments. None of them may hold $, %, a quote, a
+	// backslash or a control character.
+	Argv []string
+	// IgnoreFailure lets the next step run even if this one failed.
+	IgnoreFailure bool
+}
+
+// Programs are named in /bin, which has them on every distribution: where /bin is not a directory of its own it is a
+// link to /usr/bin.
+const (
+	cp        = "/bin/cp"
+	mv        = "/bin/mv"
+	rm        = "/bin/rm"
+	sync      = "/bin/sync"
+	systemctl = "/bin/systemctl"
+)
+
+// RestoreFile makes the content, mode, owner and times of file those of backup, with one rename. Both are paths on the
+// node. A crash leaves file as it was or as it should be, and perhaps the copy beside it, which the next run replaces.
+func RestoreFile(backup, file string) []Step {
+	temp := file + ".hotplate-restore"
+	return []Step{
+		{Argv: []string{cp, "-p", backup, temp}},
+		{Argv: []string{sync, temp}, IgnoreFailure: true}, // an old or small sync may not take a path
+		{Argv: []string{mv, "-f", temp, file}},
+		{Argv: []string{sync, path.Dir(file)}, IgnoreFailure: true},
+	}
+}
+
+// RemoveFile removes a file that was not there before.
+func RemoveFile(file string) []Step {
+	return []Step{
+		{Argv: []string{rm, "-f", file}},
+		{Argv: []string{sync, path.Dir(file)}, IgnoreFailure: true},
+	}
+}
+
+// MoveFile renames a file, if it is there.
+func MoveFile(from, to string) []Step {
+	return []Step{{Argv: []string{mv, "-f", from, to}, IgnoreFailure: true}}
+}
+
+// RestartUnit restarts a unit whatever state it is in, and then starts those that went down with it. The restart does
+// not wait: a start that hangs must not keep the other steps from being taken.
+func RestartUnit(unit string, dependants ...string) []Step {
+	steps := []Step{
+		// Without this a unit that reached its start limit stays down, and the restart fails in milliseconds.
+		{Argv: []string{systemctl, "reset-failed", unit}, IgnoreFailure: true},
+		{Argv: []string{systemctl, "--no-block", "restart", unit}},
+	}
+	for _, d := range dependants {
+		steps = append(steps,
+			Step{Argv: []string{systemctl, "reset-failed", d}, IgnoreFailure: true},
+			Step{Argv: []string{systemctl, "--no-block", "start", d}, IgnoreFailure: true})
+	}
+	return steps
+}
