@@ -57,6 +57,18 @@ type Containerd struct {
 // StartContainerd starts a daemon and waits until its version and CRI services answer. ctx bounds the start alone. It
 // needs root. The part is built first if it is not in the cache, which takes minutes.
 func StartContainerd(ctx context.Context, cfg ContainerdConfig) (*Containerd, error) {
+	c, err := newContainerd(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Restart(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// newContainerd prepares a daemon that is not started yet.
+func newContainerd(ctx context.Context, cfg ContainerdConfig) (*Containerd, error) {
 	if !slices.Contains(Lines(), cfg.Line) {
 		return nil, fmt.Errorf("no containerd line %q; there are %s", cfg.Line, strings.Join(Lines(), ", "))
 	}
@@ -77,7 +89,7 @@ func StartContainerd(ctx context.Context, cfg ContainerdConfig) (*Containerd, er
 	if err != nil {
 		return nil, fmt.Errorf("create a directory for containerd's sockets: %w", err)
 	}
-	c := &Containerd{bin: bin, cfg: cfg, socketsNew: isNew, paths: containerdPaths{
+	return &Containerd{bin: bin, cfg: cfg, socketsNew: isNew, paths: containerdPaths{
 		root:    filepath.Join(cfg.Dir, "root"),
 		state:   filepath.Join(cfg.Dir, "state"),
 		private: filepath.Join(cfg.Dir, "private"),
@@ -85,11 +97,7 @@ func StartContainerd(ctx context.Context, cfg ContainerdConfig) (*Containerd, er
 		log:     filepath.Join(cfg.Dir, "containerd.log"),
 		grpc:    filepath.Join(sockets, "containerd.sock"),
 		ttrpc:   filepath.Join(sockets, "containerd.sock.ttrpc"),
-	}}
-	if err := c.Restart(ctx); err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	return c, nil
+	}}, nil
 }
 
 // ensurePart returns the directory of a part's programs.
@@ -149,13 +157,10 @@ func (c *Containerd) Restart(ctx context.Context, changes ...func(*ContainerdCon
 	}
 	cfg.Line, cfg.Dir = c.cfg.Line, c.cfg.Dir
 	c.cfg = cfg
-	text, err := daemonConfig(cfg, c.paths)
-	if err != nil {
-		return fmt.Errorf("configure containerd: %w", err)
+	if err := c.writeConfig(); err != nil {
+		return err
 	}
-	if err := os.WriteFile(c.paths.config, text, 0o644); err != nil {
-		return fmt.Errorf("configure containerd: %w", err)
-	}
+	var err error
 	c.proc, err = command{
 		path:    filepath.Join(c.bin, "containerd"),
 		args:    []string{"--config", c.paths.config},
@@ -166,6 +171,17 @@ func (c *Containerd) Restart(ctx context.Context, changes ...func(*ContainerdCon
 		return fmt.Errorf("start containerd %s: %w", cfg.Line, err)
 	}
 	return c.waitReady(ctx)
+}
+
+func (c *Containerd) writeConfig() error {
+	text, err := daemonConfig(c.cfg, c.paths)
+	if err != nil {
+		return fmt.Errorf("configure containerd: %w", err)
+	}
+	if err := os.WriteFile(c.paths.config, text, 0o644); err != nil {
+		return fmt.Errorf("configure containerd: %w", err)
+	}
+	return nil
 }
 
 func (c *Containerd) waitReady(ctx context.Context) error {

@@ -24,3 +24,25 @@ func TestNodeBoots(t *testing.T) {
 		t.Errorf("%q, %v", state, err)
 	}
 }
+
+func TestCounterOutlivesRestart(t *testing.T) {
+	n := rigtest.Node(t, rig.NodeConfig{Line: "2.4"})
+	c, err := n.StartCounter(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := c.Status(t.Context())
+	t.Log(st, err)
+	shim, err := c.ShimPID(t.Context())
+	t.Log(shim, err)
+	_, err = n.Systemctl(t.Context(), "restart", "containerd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	st, err = c.Status(t.Context())
+	t.Log(st, err)
+	t.Log(c.LargestGap())
+}

@@ -1,57 +1,46 @@
 package rig
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"os/exec"
-	"strconv"
-	"strings"
-	"syscall"
-	"time"
-
-	"golang.org/x/sys/unix"
+	"path/filepath"
 )
 
-// nodePath is where programs of a node are looked for.
-const nodePath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+// nodeNamespaces are those that Exec enters, as options of nsenter.
+var nodeNamespaces = []string{"--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"}
 
 // Exec runs a program of the node in all its namespaces, as uid 0, and returns its standard output. When it fails, the
-// error has its standard error. What it leaves running ends with ctx.
-func (n *Node) Exec(ctx context.Context, argv ...string) (string, error) {
-	leader := n.Leader()
-	if leader == 0 {
-		return "", errors.New("the node is off")
-	}
-	return execIn(ctx, leader, argv...)
-}
+// error has its standard error. When ctx ends, it is killed with what it started.
+func (n *Node) Exec(ctx context.Context, argv ...string) (string, error) { return run(ctx, n, argv...) }
 
 // Systemctl runs systemctl on the node and returns what it prints.
 func (n *Node) Systemctl(ctx context.Context, args ...string) (string, error) {
 	return n.Exec(ctx, append([]string{"systemctl"}, args...)...)
 }
 
-func execIn(ctx context.Context, leader int, argv ...string) (string, error) {
-	var stdout, stderr bytes.Buffer
-	cmd := enter(ctx, leader, argv...)
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		return stdout.String(), fmt.Errorf("%s on the node: %w: %s", strings.Join(argv, " "), err,
-			bytes.TrimSpace(stderr.Bytes()))
+func (n *Node) enter(argv ...string) ([]string, error) {
+	leader := n.Leader()
+	if leader == 0 {
+		return nil, errors.New("the node is off")
 	}
-	return stdout.String(), nil
+	return append(enterArgs(leader, nodeNamespaces...), argv...), nil
 }
 
-// enter prepares a program that runs on the node with this leader. When ctx ends, it is killed with what it started.
-func enter(ctx context.Context, leader int, argv ...string) *exec.Cmd {
-	args := []string{"--target", strconv.Itoa(leader), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--"}
-	cmd := exec.CommandContext(ctx, "nsenter", append(args, argv...)...)
-	cmd.Env = []string{nodePath, "LC_ALL=C.UTF-8", "HOME=/root", "SYSTEMD_COLORS=0", "SYSTEMD_PAGER="}
-	cmd.Dir = "/"
-	// nsenter forks, since only a child is in the PID namespace.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
-	cmd.WaitDelay = 5 * time.Second
-	return cmd
+func (*Node) env() []string { return nodeEnv }
+
+// nodeEnv has nothing of this machine's environment.
+var nodeEnv = []string{
+	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "SYSTEMD_COLORS=0",
+	"SYSTEMD_PAGER=",
+}
+
+func (n *Node) shared() (here, there string) {
+	const dir = "/var/lib/rig"
+	return filepath.Join(n.cfg.Dir, dir), dir
+}
+
+func (*Node) daemon() (containerd, ctr []string) { return []string{"containerd"}, []string{"ctr"} }
+
+func execIn(ctx context.Context, leader int, argv ...string) (string, error) {
+	return runLine(ctx, append(enterArgs(leader, nodeNamespaces...), argv...), nodeEnv, argv)
 }

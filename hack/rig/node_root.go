@@ -131,9 +131,12 @@ func (n *Node) writeRoot(ctx context.Context) error {
 
 func (n *Node) files() (map[string]string, error) {
 	files := map[string]string{
-		"/etc/hostname":   n.name + "\n",
-		"/etc/machine-id": "",
+		"/etc/hostname":    n.name + "\n",
+		"/etc/hosts":       "127.0.0.1 localhost " + n.name + "\n::1 localhost\n",
+		"/etc/machine-id":  "",
+		"/etc/resolv.conf": "",
 		// The console is the node's log.
+		"/etc/systemd/system.conf.d/rig.conf":   "[Manager]\nShowStatus=no\nLogColor=no\n",
 		"/etc/systemd/journald.conf.d/rig.conf": "[Journal]\nForwardToConsole=yes\nMaxLevelConsole=debug\nStorage=volatile\n",
 	}
 	if !hasSysResource() {
