@@ -8,7 +8,7 @@ import (
 const (
 	// startLimit is how many requests a host gets before anything is known of it; fewest is how many it always gets
 	// unless it refuses them.
-	startLimit, fewest = 8, 4
+	startLimit, fewest = 16, 4
 	// window is how long throughput is measured for one verdict; as long it may settle before.
 	window = 200 * time.Millisecond
 	// firstRest is how long a limit stays that could not be bettered; each time again it stays twice as long, up to
