@@ -14,7 +14,7 @@ import (
 )
 
 // cgroupPrefix begins the names of the cgroups that newCgroup makes; the id of the process that made it follows.
-const cgroupPrefix = "rig-node-"
+const cgroupPrefix = "rig-"
 
 // cgroup is one cgroup with the same name at the top of every hierarchy: one directory with cgroup v2, about ten with v1.
 type cgroup []string

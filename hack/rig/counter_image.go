@@ -115,7 +115,11 @@ func importCounter(ctx context.Context, p place, cri *CRI) error {
 func sandboxImage(ctx context.Context, p place, containerd []string) (string, error) {
 	text, err := run(ctx, p, append(containerd, "config", "dump")...)
 	if err != nil {
-		return "", err
+		// Before 2.0 it does not dump a configuration that has no file.
+		var defaultErr error
+		if text, defaultErr = run(ctx, p, append(containerd, "config", "default")...); defaultErr != nil {
+			return "", errors.Join(err, defaultErr)
+		}
 	}
 	var config struct {
 		Plugins map[string]struct {

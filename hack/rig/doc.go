@@ -53,7 +53,7 @@
 //
 // systemd-nspawn, which boots it, is the first process of a PID namespace around the node: when the test process dies, the
 // kernel kills all of the node and takes its mounts and network away. What is left are Dir and empty cgroups named
-// rig-node-PID-*, which the next StartNode removes.
+// rig-PID-*, which the next StartNode removes.
 //
 // # To add a part
 //

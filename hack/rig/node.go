@@ -9,6 +9,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // NodeConfig describes a node: a small Debian with systemd as its first process, D-Bus and containerd as a unit.
@@ -120,7 +123,18 @@ func (n *Node) Kill() error {
 	if n.proc == nil {
 		return nil
 	}
-	return n.proc.kill()
+	if err := n.proc.signal(unix.SIGKILL); err != nil {
+		return err
+	}
+	// systemd-nspawn is gone when all of its PID namespace is.
+	timer := time.NewTimer(startTimeout)
+	defer timer.Stop()
+	select {
+	case <-n.proc.done:
+		return nil
+	case <-timer.C:
+		return fmt.Errorf("the node (pid %d) does not end although it was killed %s ago", n.proc.pid(), startTimeout)
+	}
 }
 
 // Reboot shuts the node down in order, with Kill when that takes longer than ten seconds or ctx ends, and boots it.

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -71,43 +69,15 @@ func (n *Node) nspawnArgs() []string {
 	}
 }
 
-// childInit finds the child of a process that is the first one of another PID namespace below that of the process.
+// childInit finds the child of a process that is systemd and the first process of a PID namespace.
 func childInit(parent int) (int, error) {
-	depth, _, err := namespacePIDs(parent)
-	if err != nil {
-		return 0, err
-	}
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", parent))
-	if err != nil {
-		return 0, err
-	}
-	for field := range strings.FieldsSeq(string(children)) {
-		pid, err := strconv.Atoi(field)
-		if err != nil {
-			return 0, err
-		}
-		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)) // one that has gone is not the one
-		if d, inner, err := namespacePIDs(pid); err == nil && d == depth+1 && inner == 1 && string(comm) == "systemd\n" {
+	for _, pid := range childrenOf(parent) {
+		ids, err := namespacePIDs(pid)
+		if err == nil && ids[len(ids)-1] == 1 && commandName(pid) == "systemd" {
 			return pid, nil
 		}
 	}
 	return 0, errors.New("systemd has not started")
-}
-
-// namespacePIDs tells how many PID namespaces a process is in and its id in the innermost one.
-func namespacePIDs(pid int) (depth, inner int, err error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, 0, err
-	}
-	for line := range strings.Lines(string(status)) {
-		if ids, ok := strings.CutPrefix(line, "NSpid:"); ok {
-			fields := strings.Fields(ids)
-			inner, err := strconv.Atoi(fields[len(fields)-1])
-			return len(fields), inner, err
-		}
-	}
-	return 0, 0, errors.New("the kernel does not tell NSpid")
 }
 
 // WaitReady waits until the node has booted and containerd's CRI answers; with NoCRI only until systemd answers on D-Bus.
@@ -149,16 +119,21 @@ func (n *Node) shutDown(ctx context.Context) error {
 	n.mu.Lock()
 	proc, leader := n.proc, n.leader
 	n.mu.Unlock()
-	if leader != 0 {
-		// SIGRTMIN+4 starts poweroff.target (systemd(1)).
-		const powerOff = unix.Signal(34 + 4)
-		if err := unix.Kill(leader, powerOff); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("shut the node down: %w", err)
-		}
-		select {
-		case <-proc.done:
-		case <-ctx.Done():
-		}
+	if leader == 0 {
+		return n.Kill()
 	}
+	// SIGRTMIN+4 starts poweroff.target (systemd(1)).
+	const powerOff = unix.Signal(34 + 4)
+	if err := unix.Kill(leader, powerOff); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("shut the node down: %w", err)
+	}
+	// When all units have stopped, systemd becomes systemd-shutdown, which only kills what is left, containers as a rule,
+	// and waits long for what ignores SIGTERM. Taking too long is no error.
+	_ = await(ctx, "the units to stop", func(context.Context) error {
+		if proc.running() && commandName(leader) == "systemd" {
+			return errors.New("systemd runs")
+		}
+		return nil
+	})
 	return n.Kill()
 }

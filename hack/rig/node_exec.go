@@ -39,6 +39,9 @@ func (n *Node) shared() (here, there string) {
 	return filepath.Join(n.cfg.Dir, dir), dir
 }
 
+// cgroup is empty, for all that a node sees is a cgroup of its own.
+func (*Node) cgroup() string { return "" }
+
 func (*Node) daemon() (containerd, ctr []string) { return []string{"containerd"}, []string{"ctr"} }
 
 func execIn(ctx context.Context, leader int, argv ...string) (string, error) {

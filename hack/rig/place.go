@@ -23,6 +23,8 @@ type place interface {
 	env() []string
 	// shared is one directory: here is its path for this process, there is its path for containerd.
 	shared() (here, there string)
+	// cgroup is the cgroup, in every hierarchy as containerd sees it, below which containers are to be. Empty: any.
+	cgroup() string
 	// daemon is the command line of containerd, and of ctr, without a command.
 	daemon() (containerd, ctr []string)
 	CRI(ctx context.Context) (*CRI, error)

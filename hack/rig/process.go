@@ -143,8 +143,9 @@ func (p *process) waitReady(ctx context.Context, logPath string, check func(cont
 }
 
 // tail returns the last few kilobytes of a log, or why it cannot.
-func tail(path string) string {
-	const size = 4 << 10
+func tail(path string) string { return tailOf(path, 4<<10) }
+
+func tailOf(path string, size int64) string {
 	f, err := os.Open(path)
 	if err != nil {
 		return err.Error()

@@ -47,6 +47,22 @@ func TestEveryPartHasAModuleOfItsOwn(t *testing.T) {
 	}
 }
 
+func TestRootIsMadeAnewWhenItsPackagesChange(t *testing.T) {
+	a, b := rootRecipe(Part{Root: []string{"systemd"}}), rootRecipe(Part{Root: []string{"systemd", "dbus"}})
+	if a.key == b.key {
+		t.Error("a root with another package has the same key")
+	}
+	var roots []string
+	for _, part := range Parts() {
+		if part.Root != nil {
+			roots = append(roots, part.Name)
+		}
+	}
+	if len(roots) != 1 || roots[0] != "node-root" {
+		t.Errorf("the roots are %q, want node-root", roots)
+	}
+}
+
 func TestRequiredVersion(t *testing.T) {
 	const gomod = `module example.com/x
 
