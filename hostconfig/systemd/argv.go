@@ -18,7 +18,7 @@ const (
 //
 // A $ in the command of a transient unit is right at first, and after any daemon-reload it is not: systemd 252 writes
 // the unit to /run/systemd/transient as \$ and reads that back as it stands, so a shell that had expanded $X prints $X.
-// Quotes and backslashes go the same way through a file, and % begins a specifier there. None of them is needed for the
+// A ; becomes \; the same way. Quotes, backslashes and % have a meaning in that file too. None of them is needed for the
 // paths that hotplate names, so none is accepted, in unit files neither.
 func checkArgv(argv []string) error {
 	if len(argv) == 0 || len(argv) > maxArgs {
@@ -44,7 +44,7 @@ func checkText(s string) error {
 		return errors.New("it is not UTF-8")
 	}
 	if i := strings.IndexFunc(s, func(r rune) bool {
-		return strings.ContainsRune(`$%"'\`, r) || r != ' ' && !unicode.IsGraphic(r)
+		return strings.ContainsRune(`$%;"'\`, r) || r != ' ' && !unicode.IsGraphic(r)
 	}); i >= 0 {
 		r, _ := utf8.DecodeRuneInString(s[i:])
 		return fmt.Errorf("it holds %q", r)

@@ -47,7 +47,7 @@ const sha256sum = "/usr/bin/sha256sum"
 // Render returns the text of the unit's file. It belongs into /etc/systemd/system, which systemd can read before any
 // other file system is mounted; then it needs Reload and Enable.
 func (b BootUnit) Render() (string, error) {
-	if err := b.check(); err != nil {
+	if err := b.validate(); err != nil {
 		return "", fmt.Errorf("boot unit %s: %w", b.Name, err)
 	}
 	var s strings.Builder
@@ -81,7 +81,7 @@ func (b BootUnit) Render() (string, error) {
 	return s.String(), nil
 }
 
-func (b BootUnit) check() error {
+func (b BootUnit) validate() error {
 	if err := checkOwnName(b.Name); err != nil {
 		return err
 	}

@@ -23,9 +23,8 @@ const (
 	// DefaultSystemBus is the socket of the node's message bus.
 	DefaultSystemBus = "/run/dbus/system_bus_socket"
 
-	// dialTimeout bounds one attempt to connect to both sockets: PID 1 may be stopped or busy.
-	dialTimeout = 5 * time.Second
-	// answerTimeout bounds one request, retries included. D-Bus libraries wait for 25 s.
+	// answerTimeout bounds one request, connecting and retries included: PID 1 may be stopped, or busy with reloads. D-Bus
+	// libraries wait for 25 s.
 	answerTimeout = 25 * time.Second
 	// reloadTimeout is the same for a daemon-reload, which runs generators and reads every unit file.
 	reloadTimeout = 90 * time.Second
@@ -156,7 +155,7 @@ func (m *Manager) connected(ctx context.Context) (*link, error) {
 		m.link.Close()
 		m.link = nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	failed := ErrUnreachable
 	for _, s := range m.sockets {

@@ -63,22 +63,26 @@ func (m *Manager) job(
 	if err != nil {
 		return "", fmt.Errorf("%s %s: %w", verb, unit, err)
 	}
-	poll := time.NewTicker(jobPoll)
-	defer poll.Stop()
-	over := false
 	for {
 		select {
 		case r := <-result:
 			return r, nil
 		case <-ctx.Done():
 			return "", fmt.Errorf("%s %s: no result yet: %w", verb, unit, ctx.Err())
-		case <-poll.C:
+		case <-time.After(jobPoll):
 		}
-		if over { // and the result had a second to come after that
-			return "", fmt.Errorf("%s %s: %w", verb, unit, ErrResultLost)
-		}
-		if over, err = m.jobIsOver(ctx, id); err != nil {
+		over, err := m.jobIsOver(ctx, id)
+		if err != nil {
 			return "", fmt.Errorf("%s %s: %w", verb, unit, err)
+		}
+		if !over {
+			continue
+		}
+		select {
+		case r := <-result:
+			return r, nil
+		case <-time.After(jobPoll): // systemd sent it before it answered; it cannot be far
+			return "", fmt.Errorf("%s %s: %w", verb, unit, ErrResultLost)
 		}
 	}
 }

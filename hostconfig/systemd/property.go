@@ -21,6 +21,20 @@ type timerSpec struct {
 	USec uint64
 }
 
+// bindPath is an element of BindReadOnlyPaths, a(ssbt) in org.freedesktop.systemd1(5).
+type bindPath struct {
+	Source, Target string
+	IgnoreMissing  bool
+	Flags          uint64
+}
+
+func bindPaths(binds []Bind) (paths []bindPath) {
+	for _, b := range binds {
+		paths = append(paths, bindPath{Source: b.Source, Target: b.Target})
+	}
+	return paths
+}
+
 func property(name string, value any) sd.Property {
 	return sd.Property{Name: name, Value: dbus.MakeVariant(value)}
 }

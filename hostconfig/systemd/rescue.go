@@ -58,7 +58,7 @@ const (
 // The service stays loaded after it ran, so that RescueState and Disarm can tell what happened, also to a process that
 // starts later; Forget takes it away.
 func (m *Manager) Arm(ctx context.Context, r Rescue) error {
-	if err := r.check(); err != nil {
+	if err := r.Validate(); err != nil {
 		return fmt.Errorf("arm %s: %w", r.Name, err)
 	}
 	timer, service := r.properties()
@@ -84,7 +84,8 @@ func (m *Manager) Arm(ctx context.Context, r Rescue) error {
 	return nil
 }
 
-func (r Rescue) check() error {
+// Validate says what would keep systemd from doing what the Rescue says.
+func (r Rescue) Validate() error {
 	if err := checkOwnName(r.Name); err != nil {
 		return err
 	}

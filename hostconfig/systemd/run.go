@@ -44,6 +44,19 @@ type Command struct {
 	Argv []string
 	// Timeout is when it is ended. Default DefaultRunTimeout.
 	Timeout time.Duration
+	// Binds are shown to this program alone, in the place of other files.
+	Binds []Bind
+}
+
+// Bind shows the file Source in the place of the file Target, which must exist. Both are paths on the node.
+type Bind struct{ Source, Target string }
+
+// Validate says what would keep systemd from running the command as it is.
+func (c Command) Validate() error {
+	if err := checkOwnName(runPrefix + c.Name); err != nil {
+		return err
+	}
+	return checkArgv(c.Argv)
 }
 
 // Result is what a command left that ended by itself.
@@ -61,13 +74,13 @@ type Result struct {
 // A caller that dies leaves the command to its Timeout. If it fails after that, its unit stays in systemctl --failed
 // until someone runs RunOnHost again, a minute later or more.
 func (m *Manager) RunOnHost(ctx context.Context, c Command) (Result, error) {
-	if err := errors.Join(checkOwnName(runPrefix+c.Name), checkArgv(c.Argv)); err != nil {
+	if err := c.Validate(); err != nil {
 		return Result{}, err
 	}
 	if c.Timeout <= 0 {
 		c.Timeout = DefaultRunTimeout
 	}
-	m.sweep(ctx)
+	m.sweep(ctx, leftoverAge)
 	unit := runPrefix + c.Name + "-" + strings.ToLower(rand.Text()[:10]) + ".service"
 	result, err := m.run(ctx, unit, c)
 	if err != nil {
@@ -109,7 +122,7 @@ func (m *Manager) run(ctx context.Context, unit string, c Command) (r Result, er
 }
 
 func runProperties(c Command, stdout, stderr *drain) []sd.Property {
-	return []sd.Property{
+	properties := []sd.Property{
 		property("Description", "hotplate: "+c.Name),
 		property("Type", "oneshot"),
 		property("ExecStart", []execStart{{c.Argv[0], c.Argv, false}}),
@@ -120,6 +133,10 @@ func runProperties(c Command, stdout, stderr *drain) []sd.Property {
 		property("StandardOutputFileDescriptor", dbus.UnixFD(stdout.writer)),
 		property("StandardErrorFileDescriptor", dbus.UnixFD(stderr.writer)),
 	}
+	if len(c.Binds) > 0 {
+		properties = append(properties, property("BindReadOnlyPaths", bindPaths(c.Binds)))
+	}
+	return properties
 }
 
 // endRun finds out how a command ended that did not succeed, ends it if it still runs, and takes its unit away. cause is
@@ -150,9 +167,9 @@ func (m *Manager) endRun(ctx context.Context, unit string, c Command, cause erro
 	return 0, errors.Join(fmt.Errorf("it did not run: %s", u.Result), err)
 }
 
-// sweep takes away failed units of runs whose caller died before it could. It is housekeeping: what it does not get
+// sweep takes away failed units of runs, older than age, whose caller died before it could. It is housekeeping: what it does not get
 // done now, the next run will.
-func (m *Manager) sweep(ctx context.Context) {
+func (m *Manager) sweep(ctx context.Context, age time.Duration) {
 	var list []sd.UnitStatus
 	err := m.ask(ctx, answerTimeout, func(ctx context.Context, l *link) (err error) {
 		list, err = l.ListUnitsByPatternsContext(ctx, []string{"failed"}, []string{runPrefix + "*.service"})
@@ -162,7 +179,7 @@ func (m *Manager) sweep(ctx context.Context) {
 		return
 	}
 	for _, s := range list {
-		if u, err := m.Unit(ctx, s.Name); err == nil && time.Since(u.StateChange) > leftoverAge {
+		if u, err := m.Unit(ctx, s.Name); err == nil && time.Since(u.StateChange) > age {
 			_ = m.ResetFailed(ctx, s.Name)
 		}
 	}

@@ -4,8 +4,8 @@ import "path"
 
 // Step is one command that systemd runs, without a shell.
 type Step struct {
-	// Argv is the program by its absolute path on the node, and its arguments. None of them may hold $, %, a quote, a
-	// backslash or a control character.
+	// Argv is the program by its absolute path on the node, and its arguments. None of them may hold $, %, ;, a quote,
+	// a backslash or a control character.
 	Argv []string
 	// IgnoreFailure lets the next step run even if this one failed.
 	IgnoreFailure bool
@@ -32,6 +32,10 @@ func RestoreFile(backup, file string) []Step {
 		{Argv: []string{sync, path.Dir(file)}, IgnoreFailure: true},
 	}
 }
+
+// CheckSums fails, and so keeps the steps after it from being taken, when a file that list names is not what list says of it:
+// lines as sha256sum writes them.
+func CheckSums(list string) Step { return Step{Argv: []string{sha256sum, "--check", "--status", list}} }
 
 // RemoveFile removes a file that was not there before.
 func RemoveFile(file string) []Step {
