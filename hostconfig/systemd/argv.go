@@ -24,13 +24,27 @@ func checkArgv(argv []string) error {
 	if len(argv) == 0 || len(argv) > maxArgs {
 		return fmt.Errorf("a command has 1 to %d words, not %d", maxArgs, len(argv))
 	}
-	if !path.IsAbs(argv[0]) || path.Clean(argv[0]) != argv[0] {
-		return fmt.Errorf("%q is not the absolute path of a program", argv[0])
+	if err := checkPath(argv[0]); err != nil {
+		return err
 	}
 	for _, arg := range argv {
 		if err := checkText(arg); err != nil {
 			return fmt.Errorf("the command %q has a word that systemd does not pass on as it is: %w", argv, err)
 		}
+	}
+	return nil
+}
+
+// checkPath refuses paths that are not absolute, and those that systemd would take for something else.
+func checkPath(file string) error {
+	if !path.IsAbs(file) || path.Clean(file) != file {
+		return fmt.Errorf("%q is not the absolute path of a file", file)
+	}
+	if strings.Contains(file, ":") {
+		return fmt.Errorf("the path %q holds a colon, which separates two paths in a unit file", file)
+	}
+	if err := checkText(file); err != nil {
+		return fmt.Errorf("systemd does not take the path %q as it is: %w", file, err)
 	}
 	return nil
 }

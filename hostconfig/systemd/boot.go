@@ -42,8 +42,6 @@ type BootUnit struct {
 // Restored is what a BootUnit renames its marker to when all steps were taken.
 func Restored(marker string) string { return marker + ".restored" }
 
-const sha256sum = "/usr/bin/sha256sum"
-
 // Render returns the text of the unit's file. It belongs into /etc/systemd/system, which systemd can read before any
 // other file system is mounted; then it needs Reload and Enable.
 func (b BootUnit) Render() (string, error) {
@@ -69,7 +67,7 @@ func (b BootUnit) Render() (string, error) {
 	line("Type=oneshot")
 	if b.Unchanged != "" {
 		line("# Nobody has written these files since.")
-		line("ExecCondition=%s --check --status %s", sha256sum, quote(b.Unchanged))
+		line("ExecCondition=%s", execLine(CheckSums(b.Unchanged)))
 	}
 	done := Step{Argv: []string{mv, "-f", b.Marker, Restored(b.Marker)}}
 	for _, step := range append(b.Steps[:len(b.Steps):len(b.Steps)], done) {
@@ -91,13 +89,12 @@ func (b BootUnit) validate() error {
 	if err := checkName(b.Before); err != nil {
 		return err
 	}
-	for _, file := range []string{b.Marker, b.Unchanged} {
-		if file == "" && file == b.Unchanged {
-			continue
-		}
-		// The condition takes the rest of the line as it is, spaces included.
-		if err := checkText(file); err != nil || !path.IsAbs(file) || path.Clean(file) != file {
-			return fmt.Errorf("%q is not the absolute path of a file: %w", file, err)
+	if err := checkPath(b.Marker); err != nil {
+		return err
+	}
+	if b.Unchanged != "" {
+		if err := checkPath(b.Unchanged); err != nil {
+			return err
 		}
 	}
 	for _, step := range b.Steps {

@@ -37,17 +37,17 @@ type Rescue struct {
 type RescueState string
 
 const (
-	// RescueAbsent: systemd knows nothing of it. It was never armed, was disarmed or forgotten, or the node rebooted.
+	// RescueAbsent means that systemd knows nothing of it. It was never armed, was disarmed or forgotten, or the node rebooted.
 	RescueAbsent RescueState = "absent"
-	// RescueArmed: it waits.
+	// RescueArmed means that it waits.
 	RescueArmed RescueState = "armed"
 	// RescueDisarmed is what Disarm returns when it called off a Rescue that had taken no step and will take none.
 	RescueDisarmed RescueState = "disarmed"
-	// RescueRunning: steps are being taken.
+	// RescueRunning means that steps are being taken.
 	RescueRunning RescueState = "running"
-	// RescueRan: all steps were taken.
+	// RescueRan means that all steps were taken.
 	RescueRan RescueState = "ran"
-	// RescueFailed: a step failed, and those after it were not taken.
+	// RescueFailed means that a step failed, and those after it were not taken.
 	RescueFailed RescueState = "failed"
 )
 

@@ -56,6 +56,11 @@ func (c Command) Validate() error {
 	if err := checkOwnName(runPrefix + c.Name); err != nil {
 		return err
 	}
+	for _, b := range c.Binds {
+		if err := errors.Join(checkPath(b.Source), checkPath(b.Target)); err != nil {
+			return err
+		}
+	}
 	return checkArgv(c.Argv)
 }
 

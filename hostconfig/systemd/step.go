@@ -11,14 +11,16 @@ type Step struct {
 	IgnoreFailure bool
 }
 
-// Programs are named in /bin, which has them on every distribution: where /bin is not a directory of its own it is a
-// link to /usr/bin.
+// Programs are named in /bin, which has them on every usual distribution: where it is not a directory of its own, it is
+// a link to /usr/bin.
 const (
 	cp        = "/bin/cp"
 	mv        = "/bin/mv"
 	rm        = "/bin/rm"
 	sync      = "/bin/sync"
 	systemctl = "/bin/systemctl"
+
+	sha256sum = "/usr/bin/sha256sum" // it is not one of those that were ever in /bin
 )
 
 // RestoreFile makes the content, mode, owner and times of file those of backup, with one rename. Both are paths on the

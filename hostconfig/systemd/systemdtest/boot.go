@@ -95,15 +95,15 @@ func (f *Fake) runUnitFile(file string) error {
 		switch key {
 		case "ConditionPathExists":
 			if _, err := os.Stat(value); err != nil {
-				return nil //nolint:nilerr // the condition is not met, and so nothing is done
+				return nil
 			}
 		case "ExecCondition":
-			if r := f.exec(f.ctx, words(value)); r.ExitCode != 0 {
+			if r := f.exec(f.ctx, systemd.Command{Argv: words(value)}); r.ExitCode != 0 {
 				return nil
 			}
 		case "ExecStart":
 			value, ignore := strings.CutPrefix(value, "-")
-			if r := f.exec(f.ctx, words(value)); r.ExitCode != 0 && !ignore {
+			if r := f.exec(f.ctx, systemd.Command{Argv: words(value)}); r.ExitCode != 0 && !ignore {
 				return fmt.Errorf("%s: exit code %d: %s", value, r.ExitCode, r.Stderr)
 			}
 		}
@@ -125,4 +125,3 @@ func words(line string) []string {
 	}
 	return list
 }
-

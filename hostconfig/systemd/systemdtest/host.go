@@ -15,18 +15,18 @@ import (
 )
 
 // Program is a program of the node. ctx ends when it is to end.
-type Program func(ctx context.Context, argv []string) systemd.Result
+type Program func(ctx context.Context, c systemd.Command) systemd.Result
 
 // missing is what systemd says of a program that is not there.
 const missing = 203
 
 // exec runs a program of the node to its end. It needs f.mu not to be held.
-func (f *Fake) exec(ctx context.Context, argv []string) systemd.Result {
-	if p := f.Programs[argv[0]]; p != nil {
-		return p(ctx, argv)
+func (f *Fake) exec(ctx context.Context, c systemd.Command) systemd.Result {
+	program, args := c.Argv[0], c.Argv[1:]
+	if p := f.Programs[program]; p != nil {
+		return p(ctx, c)
 	}
-	args := argv[1:]
-	switch argv[0] {
+	switch program {
 	case "/bin/true", "/bin/sync":
 		return systemd.Result{}
 	case "/bin/false":
@@ -36,7 +36,7 @@ func (f *Fake) exec(ctx context.Context, argv []string) systemd.Result {
 	case "/bin/sleep":
 		return sleep(ctx, args)
 	case "/bin/cat", "/bin/cp", "/bin/mv", "/bin/rm":
-		return files(argv[0], args)
+		return files(program, args)
 	case "/usr/bin/sha256sum":
 		return failure(checkSums(args[len(args)-1]))
 	case "/bin/kill":
@@ -209,7 +209,7 @@ func (f *Fake) RunOnHost(ctx context.Context, c systemd.Command) (systemd.Result
 	}
 	limited, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	r := f.exec(limited, c.Argv)
+	r := f.exec(limited, c)
 	var err error
 	switch {
 	case ctx.Err() != nil:

@@ -91,7 +91,7 @@ func (f *Fake) fire(r *rescue) {
 
 	state := systemd.RescueRan
 	for _, s := range r.Steps {
-		if f.exec(f.ctx, s.Argv).ExitCode != 0 && !s.IgnoreFailure {
+		if f.exec(f.ctx, systemd.Command{Argv: s.Argv}).ExitCode != 0 && !s.IgnoreFailure {
 			state = systemd.RescueFailed
 			break
 		}

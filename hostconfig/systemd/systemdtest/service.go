@@ -74,6 +74,7 @@ type Service struct {
 // Outcome is what comes of a start.
 type Outcome string
 
+// What may come of a start.
 const (
 	Run  Outcome = "run"  // it says that it is ready, and runs on
 	Exit Outcome = "exit" // it exits with code 3 before that

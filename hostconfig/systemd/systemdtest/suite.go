@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -208,5 +207,3 @@ func (s *scene) gone(name string) {
 }
 
 func step(argv ...string) []systemd.Step { return []systemd.Step{{Argv: argv}} }
-
-func trimmed(b []byte) string { return strings.TrimSpace(string(b)) }
