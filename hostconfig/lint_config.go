@@ -30,6 +30,13 @@ func LintContainerdConfig(data []byte, v Version) []Warning {
 	return l.list
 }
 
+// LintRegistry does the same for one registry table, which is in effect. where names it in the warnings.
+func LintRegistry(table map[string]any, where string, v Version) []Warning {
+	l := configLinter{v: v}
+	l.registry(section{where: where, table: table})
+	return l.list
+}
+
 type configLinter struct {
 	warnings
 	v   Version
@@ -42,12 +49,6 @@ type section struct {
 	where string
 	table map[string]any
 }
-
-const (
-	pluginV1 = "cri"
-	pluginV2 = "io.containerd.grpc.v1.cri"
-	pluginV3 = "io.containerd.cri.v1.images"
-)
 
 func (l *configLinter) version() {
 	switch n := l.doc["version"].(type) {
@@ -74,10 +75,16 @@ func (l *configLinter) version() {
 			"containerd before 2.0 does not start with version 3 (1.6.20 starts and ignores the sections it does "+
 				"not know)")
 	case l.n < 2:
-		for _, name := range []string{pluginV2, pluginV3} {
+		for _, name := range []string{PluginV2, PluginV3} {
 			if l.plugin(name) != nil {
 				l.addVersions(l.v, ignoresURIKeys, Severe, "no-version", "plugins."+name,
 					"containerd 1.x ignores sections with such names in a file without `version = 2`")
+			}
+		}
+		for _, name := range []string{PluginV1, PluginV2} {
+			if l.plugin(name) != nil {
+				l.addVersions(l.v, losesUnversioned, Severe, "no-version", "plugins."+name,
+					"containerd 2.0 to 2.2 ignore this section in a file without `version = 2`")
 			}
 		}
 	}
@@ -111,7 +118,7 @@ func (l *configLinter) imports() {
 // sections returns the registry tables that count, and warns of those that do not.
 func (l *configLinter) sections() []section {
 	var out []section
-	for _, name := range []string{pluginV1, pluginV2, pluginV3} {
+	for _, name := range []string{PluginV1, PluginV2, PluginV3} {
 		p := l.plugin(name)
 		table, ok := p["registry"].(map[string]any)
 		if !ok {
@@ -119,15 +126,19 @@ func (l *configLinter) sections() []section {
 		}
 		where := fmt.Sprintf("plugins.%q.registry", name)
 		switch {
-		case name == pluginV1 && l.n >= 2:
+		case name == PluginV1 && l.n >= 2:
 			l.add(Severe, "ignored-section", where, "with version %d containerd ignores this section; write %s", l.n,
 				pluginFor(l.n))
-		case name == pluginV2 && l.n >= 3:
-			l.add(Severe, "ignored-section", where, "with version %d containerd ignores registry settings here; write "+
-				"[plugins.%q.registry]", l.n, pluginV3)
-		case name == pluginV3 && l.v.certainly(maxConfig2):
+			l.addVersions(l.v, refusesShortKeys, Severe, "short-plugin-name", where, "containerd 1.x does not start "+
+				"with a plugin of such a name in a file of version 2")
+		case name == PluginV2 && l.n == 3 && l.v.certainly(migratesEachFile):
+			out = append(out, section{where: where, table: table})
+		case name == PluginV2 && l.n >= 3:
+			l.add(Severe, "ignored-section", where, "with version %d containerd ignores registry settings here "+
+				"(2.3 and later do not in version 3); write [plugins.%q.registry]", l.n, PluginV3)
+		case name == PluginV3 && l.v.certainly(maxConfig2):
 			l.add(Severe, "ignored-section", where, "containerd %s does not know this plugin; write "+
-				"[plugins.%q.registry]", l.v, pluginV2)
+				"[plugins.%q.registry]", l.v, PluginV2)
 		default:
 			out = append(out, section{where: where, table: table})
 		}
@@ -140,9 +151,9 @@ func (l *configLinter) sections() []section {
 
 func pluginFor(version int64) string {
 	if version >= 3 {
-		return fmt.Sprintf("[plugins.%q.registry]", pluginV3)
+		return fmt.Sprintf("[plugins.%q.registry]", PluginV3)
 	}
-	return fmt.Sprintf("[plugins.%q.registry]", pluginV2)
+	return fmt.Sprintf("[plugins.%q.registry]", PluginV2)
 }
 
 func (l *configLinter) unset(where string) {
@@ -156,13 +167,13 @@ func (l *configLinter) registry(s section) {
 	where := s.where + ".config_path"
 	if !ok || configPath == "" {
 		l.unset(where)
-		if _, ok := s.table["mirrors"]; ok {
+		if isSet(s.table["mirrors"]) {
 			l.addVersions(l.v, hasDefaultPath, Warn, "mirrors", s.where+".mirrors", "containerd 2.2.0 and 2.2.1 "+
 				"do not serve pods with `mirrors`, because config_path has a default; mirrors are deprecated")
 		}
 		return
 	}
-	if _, ok := s.table["mirrors"]; ok {
+	if isSet(s.table["mirrors"]) {
 		l.add(Severe, "mirrors-and-config-path", s.where+".mirrors", "`mirrors` beside config_path removes the CRI "+
 			"plugin: containerd runs, and the node goes NotReady; move the mirrors to hosts.toml")
 	}
@@ -176,6 +187,12 @@ func (l *configLinter) registry(s section) {
 		l.add(Severe, "relative-config-path", where, "%q is relative, and so depends on where containerd was started; "+
 			"write an absolute path", configPath)
 	}
+}
+
+// isSet tells a table that has something in it from the empty one that `containerd config default` prints.
+func isSet(value any) bool {
+	table, ok := value.(map[string]any)
+	return value != nil && (!ok || len(table) > 0)
 }
 
 func (l *configLinter) legacyTLS(s section) {

@@ -46,15 +46,33 @@ func TestLintContainerdConfig(t *testing.T) {
 			v:   "1.7", want: []string{"no-version"},
 		},
 		"no version and URI keys on 2.0": {
-			doc: "[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/c\"\n", v: "2.0",
+			doc: "[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/c\"\n",
+			v:   "2.0", want: []string{"no-version"},
+		},
+		"no version and the newest key on 2.0": {
+			doc: "[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = \"/c\"\n", v: "2.0",
+		},
+		"no version and the oldest key on 2.2": {
+			doc: "[plugins.cri.registry]\nconfig_path = \"/c\"\n", v: "2.2", want: []string{"no-version"},
+		},
+		"no version and the oldest key on 2.3": {
+			doc: "[plugins.cri.registry]\nconfig_path = \"/c\"\n", v: "2.3",
 		},
 		"the key of version 1 in version 2": {
 			doc:  "version = 2\n[plugins.cri.registry]\nconfig_path = \"/c\"\n",
 			v:    "1.7",
+			want: []string{"ignored-section", "short-plugin-name"},
+		},
+		"the key of version 2 in version 3 on 2.2": {
+			doc:  strings.Replace(cri2, "= 2", "= 3", 1) + "config_path = \"/c\"\n",
+			v:    "2.2",
 			want: []string{"ignored-section"},
 		},
-		"the key of version 2 in version 3": {
-			doc:  strings.Replace(cri2, "= 2", "= 3", 1) + "config_path = \"/c\"\n",
+		"the key of version 2 in version 3 on 2.3": {
+			doc: strings.Replace(cri2, "= 2", "= 3", 1) + "config_path = \"/c\"\n", v: "2.3",
+		},
+		"the key of version 2 in version 4": {
+			doc:  strings.Replace(cri2, "= 2", "= 4", 1) + "config_path = \"/c\"\n",
 			v:    "2.4",
 			want: []string{"ignored-section"},
 		},
@@ -62,6 +80,9 @@ func TestLintContainerdConfig(t *testing.T) {
 			doc: cri2 + "config_path = \"/c\"\n" +
 				"[plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors.\"docker.io\"]\nendpoint = []\n",
 			v: "1.7", want: []string{"mirrors-and-config-path"},
+		},
+		"empty tables as config default prints them": {
+			doc: cri2 + "config_path = \"/c\"\n[plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors]\n", v: "1.7",
 		},
 		"mirrors alone on 2.2": {
 			doc: cri2 + "[plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors.\"docker.io\"]\nendpoint = []\n",

@@ -32,19 +32,36 @@ const (
 	// maxConfig2, maxConfig3: the newest `version` that config.toml may have.
 	maxConfig2
 	maxConfig3
+	// anyConfigVersion16 and 17: a `version` above 2 is taken for 2.
+	anyConfigVersion16
+	anyConfigVersion17
 	// ignoresURIKeys: plugin sections with names like io.containerd.grpc.v1.cri are ignored in a config.toml that
 	// has no `version`.
 	ignoresURIKeys
+	// refusesShortKeys: a plugin section with a name like cri stops the daemon from starting when `version` is 2.
+	refusesShortKeys
+	// losesUnversioned: the CRI plugin's settings under their names of version 1 and 2 are lost in a config.toml
+	// that has no `version`, or version 1.
+	losesUnversioned
 	// replacesSections: a drop-in replaces whole plugin sections of the root file.
 	replacesSections
 	// migratesRootOnly: a drop-in of version 3 keeps a version 2 root from being migrated.
 	migratesRootOnly
+	// migratesEachFile: each file is brought to the newest version on its own, those of version 3 too, and the CRI
+	// plugin's registry of version 2 then replaces the one of version 3 in the same file.
+	migratesEachFile
+	// globsFromWorkDir16 and 17: a relative pattern in `imports` is looked up from the daemon's working directory
+	// instead of the directory of the importing file.
+	globsFromWorkDir16
+	globsFromWorkDir17
 	// refusesNewerDropIn: a drop-in of a higher version than the root's stops the daemon from starting.
 	refusesNewerDropIn
 	// refusesLegacyTLS: registry.configs.*.tls beside config_path removes the CRI plugin; elsewhere it is ignored.
 	refusesLegacyTLS
 	// hasDefaultPath: config_path has a default with two directories in it.
 	hasDefaultPath
+	// emptyIsDefault: an empty config_path means that default, unless there are mirrors.
+	emptyIsDefault
 )
 
 // rule says which versions have a trait: those from `from`, before `before`. A zero Version leaves that end open.
@@ -79,14 +96,32 @@ func (t trait) rule() rule {
 		configPathIsOneDir: {from: Version{2, 1, 0}, source: "core/transfer/registry/registry.go; measured to 2.4.2"},
 		maxConfig2:         {before: Version{2, 0, 0}, source: "measured: 1.6.36 and 1.7.35 do not start with 3"},
 		maxConfig3:         {before: Version{2, 3, 0}, source: "measured: 2.0.14 to 2.2.9 do not start with 4"},
-		ignoresURIKeys:     {before: Version{2, 0, 0}, source: "docs/PLUGINS.md, 1.7.35"},
+		anyConfigVersion16: {before: Version{1, 6, 32},
+			source: "services/server/config/config.go ValidateV2, 1.6.31 and 1.6.32; measured on 1.6.20"},
+		anyConfigVersion17: {from: Version{1, 7, 0}, before: Version{1, 7, 17},
+			source: "services/server/config/config.go ValidateV2, 1.7.16 and 1.7.17"},
+		ignoresURIKeys: {before: Version{2, 0, 0}, source: "docs/PLUGINS.md, 1.7.35"},
+		refusesShortKeys: {before: Version{2, 0, 0},
+			source: "services/server/config/config.go ValidateV2, 1.6.20 and 1.7.35; measured on 1.7.35"},
+		losesUnversioned: {from: Version{2, 0, 0}, before: Version{2, 3, 0},
+			source: "cmd/containerd/server/config/config.go LoadConfig raises the version to 3 and " +
+				"server.go New then migrates no plugin, 2.0.14 and 2.2.9"},
 		replacesSections: {before: Version{2, 0, 0},
 			source: "services/server/config/config.go mergeConfig, 1.7.35; measured"},
 		migratesRootOnly: {from: Version{2, 0, 0}, before: Version{2, 3, 0}, source: "issue 12891; measured"},
+		migratesEachFile: {from: Version{2, 3, 0},
+			source: "cmd/containerd/server/config/config.go LoadConfigWithPlugins, 2.3.0 and 2.4.2; " +
+				"plugins/cri/images/plugin.go migrateConfig, 2.4.2; measured on 2.4.2"},
+		globsFromWorkDir16: {before: Version{1, 6, 30},
+			source: "services/server/config/config.go resolveImports, 1.6.28 and 1.6.30"},
+		globsFromWorkDir17: {from: Version{1, 7, 0}, before: Version{1, 7, 16},
+			source: "services/server/config/config.go resolveImports, 1.7.15 and 1.7.16"},
 		refusesNewerDropIn: {from: Version{2, 3, 0}, before: Version{2, 3, 5},
 			source: "cmd/containerd/server/config/config.go, 2.3.4; measured, gone in 2.3.7"},
 		refusesLegacyTLS: {before: Version{2, 0, 0}, source: "measured on 1.6.20 to 2.4.2"},
 		hasDefaultPath:   {from: Version{2, 2, 0}, source: "plugins/cri/images/plugin.go, 2.2.0; measured"},
+		emptyIsDefault: {from: Version{2, 2, 2},
+			source: "plugins/cri/images/plugin.go InitFn, 2.2.2; internal/cri/config/config_unix.go, 2.2.1"},
 	}[t]
 }
 
