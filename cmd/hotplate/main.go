@@ -25,6 +25,6 @@ func newCommand() *cobra.Command {
 		},
 	}
 	log.Bind(cmd.PersistentFlags(), "warn")
-	cmd.AddCommand(newPull(log), newLint(), newExplain(), newStatus())
+	cmd.AddCommand(newPull(log), newLint(), newExplain(), newStatus(), newRestart(log))
 	return cmd
 }

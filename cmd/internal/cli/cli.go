@@ -29,6 +29,11 @@ const PullOwner = "hotplate-pull"
 // ErrSilent ends a program with code 1 after it has already said why.
 var ErrSilent = errors.New("")
 
+// ExitError ends a program with this code after it has already said why.
+type ExitError int
+
+func (e ExitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
 // Main runs cmd until it ends or a signal ends it, and exits the process. A second signal kills it at once.
 func Main(cmd *cobra.Command) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -41,6 +46,9 @@ func Main(cmd *cobra.Command) {
 	err := cmd.ExecuteContext(ctx)
 	if err == nil {
 		os.Exit(0)
+	}
+	if code := ExitError(0); errors.As(err, &code) {
+		os.Exit(int(code))
 	}
 	if !errors.Is(err, ErrSilent) {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", cmd.Name(), err)

@@ -1,0 +1,91 @@
+//go:build e2e
+
+package restart_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/hotplate-dev/hotplate/hack/rig"
+	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
+	"github.com/hotplate-dev/hotplate/hostconfig/restart"
+)
+
+const fine = "1 needed and fine"
+
+// base is a configuration without config_path.
+func base(t *testing.T, line string, version int) string {
+	t.Helper()
+	text, err := rig.BaseConfig(line, version, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// TestConfigPathUnset restarts every line, with every version of config.toml that it reads, and asks once more.
+func TestConfigPathUnset(t *testing.T) {
+	for _, line := range rigtest.Lines(t) {
+		for _, version := range rig.ConfigVersions(line) {
+			name := "version " + string(rune('0'+version)) + " without config_path"
+			t.Run(line+" "+name, func(t *testing.T) {
+				t.Parallel()
+				s := newSite(t, rig.NodeConfig{Line: line, ConfigTOML: "# by hand\n" + base(t, line, version)})
+				s.check(fine, name, s.restart(), restart.Restarted, "")
+				s.check(fine, name+", asked once more", s.restart(), restart.NotNeeded, "no restart is needed")
+				if text := s.read("/etc/containerd/config.toml"); !strings.HasPrefix(text, "# by hand\n") {
+					t.Errorf("the comment is gone:\n%s", text)
+				}
+				s.leavesNothing()
+			})
+		}
+	}
+}
+
+func TestNoConfig(t *testing.T) {
+	for _, line := range rigtest.Lines(t) {
+		t.Run(line, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, rig.NodeConfig{Line: line, NoConfig: true})
+			s.check(fine, "no config.toml at all", s.restart(), restart.Restarted, "")
+		})
+	}
+}
+
+// TestList is about containerd 2.1 and later, which read no directory of a list.
+func TestList(t *testing.T) {
+	t.Parallel()
+	text, err := rig.BaseConfig("2.4", 3, "/etc/containerd/certs.d:/etc/docker/certs.d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: text})
+	s.check(fine, "config_path is a list", s.restart(), restart.Restarted, "")
+}
+
+func TestDropInOverrides(t *testing.T) {
+	t.Parallel()
+	text, err := rig.BaseConfig("2.4", 3, rig.NodeHostsDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const dropIn = "/etc/containerd/conf.d/99-vendor.toml"
+	s := newSite(t, rig.NodeConfig{
+		Line: "2.4", ConfigTOML: "imports = [\"/etc/containerd/conf.d/*.toml\"]\n" + text,
+		Files: map[string]string{dropIn: "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\n  config_path = '/etc/vendor'\n"},
+	})
+	s.check(fine, "a drop-in overrides config_path", s.restart(), restart.Restarted, dropIn)
+}
+
+func TestLegacyMirrors(t *testing.T) {
+	t.Parallel()
+	const mirrors = "\n[plugins.'io.containerd.cri.v1.images'.registry.mirrors.'docker.io']\n  endpoint = ['https://mirror.example.com']\n"
+	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3) + mirrors})
+	before := s.daemonPID()
+	s.check(fine, "legacy mirrors", s.restart(), restart.Refused, "mirrors")
+	s.untouched(before)
+	s.check(fine, "legacy mirrors, told to convert", s.restart("--convert-mirrors"), restart.Restarted, "")
+	if text := s.read("/etc/containerd/config.toml"); strings.Contains(text, "mirror.example.com") {
+		t.Errorf("the mirrors are still there:\n%s", text)
+	}
+}

@@ -1,0 +1,138 @@
+//go:build e2e
+
+package restart_test
+
+import (
+	"testing"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+
+	"github.com/hotplate-dev/hotplate/hack/rig"
+	"github.com/hotplate-dev/hotplate/hostconfig/restart"
+)
+
+const (
+	badCandidate = "2 candidate bad"
+	notFit       = "3 daemon not fit"
+)
+
+// TestBrokenFile changes the file behind the daemon's back: it would not load again.
+func TestBrokenFile(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ fault, text, reason string }{
+		{"broken TOML", "version = 3\n[plugins\n", "does not start with this file"},
+		{"a wrong type", "version = 3\n[plugins.'io.containerd.cri.v1.images']\n  max_concurrent_downloads = 'many'\n", "would not load again"},
+		{"a version that it does not know", "version = 9\n", "version"},
+		{"plugins that conflict", "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\n  config_path = '/x'\n" +
+			"[plugins.'io.containerd.cri.v1.images'.registry.mirrors.'docker.io']\n  endpoint = ['https://mirror.example.com']\n", "mirrors"},
+	} {
+		t.Run(c.fault, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
+			before := s.daemonPID()
+			s.write("/etc/containerd/config.toml", c.text)
+			s.check(badCandidate, c.fault, s.restart(), restart.Refused, c.reason)
+			if got := s.read("/etc/containerd/config.toml"); got != c.text {
+				t.Errorf("the file was changed to\n%s", got)
+			}
+			s.untouched(before)
+		})
+	}
+}
+
+// TestUnitNotFit is about units of which a restart is not safe.
+func TestUnitNotFit(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		fault, reason string
+		cfg           rig.NodeConfig
+	}{
+		{"KillMode=mixed", "KillMode=mixed", rig.NodeConfig{DropIns: map[string]string{"10-kill.conf": "[Service]\nKillMode=mixed\n"}}},
+		{"Type=simple", "Type=simple", rig.NodeConfig{DropIns: map[string]string{"10-type.conf": "[Service]\nType=simple\n"}}},
+		{"no Delegate", "Delegate", rig.NodeConfig{DropIns: map[string]string{"10-delegate.conf": "[Service]\nDelegate=no\n"}}},
+		{"a start limit that is too small", "StartLimitBurst",
+			rig.NodeConfig{DropIns: map[string]string{"10-limit.conf": "[Unit]\nStartLimitBurst=2\nStartLimitIntervalSec=10\n"}}},
+		{"a unit that requires it", "app.service", rig.NodeConfig{Units: map[string]string{"app.service": app("Requires")}}},
+		{"a unit that is bound to it", "app.service", rig.NodeConfig{Units: map[string]string{"app.service": app("BindsTo")}}},
+	} {
+		t.Run(c.fault, func(t *testing.T) {
+			t.Parallel()
+			c.cfg.Line, c.cfg.ConfigTOML = "2.4", base(t, "2.4", 3)
+			s := newSite(t, c.cfg)
+			before := s.daemonPID()
+			s.check(notFit, c.fault, s.restart(), restart.Refused, c.reason)
+			s.untouched(before)
+		})
+	}
+}
+
+// app is a unit that depends on containerd.
+func app(how string) string {
+	return "[Unit]\n" + how + "=containerd.service\nAfter=containerd.service\n[Service]\nExecStart=/bin/sleep infinity\n" +
+		"[Install]\nWantedBy=multi-user.target\n"
+}
+
+func TestUnitEdited(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
+	before := s.daemonPID()
+	s.write("/etc/systemd/system/containerd.service.d/20-new.conf", "[Service]\nKillMode=control-group\n")
+	// systemd does not say that it has to be read, because the directory is new to it; the daemon-reload of hotplate's own
+	// brings it into force.
+	s.check(notFit, "the unit was edited in a new directory", s.restart(), restart.Abandoned, "KillMode=control-group")
+	s.untouched(before)
+}
+
+func TestUnitNotReloaded(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3),
+		DropIns: map[string]string{"10-kill.conf": "[Service]\nKillMode=process\n"}})
+	before := s.daemonPID()
+	s.write("/etc/systemd/system/containerd.service.d/10-kill.conf", "[Service]\nKillMode=control-group\n")
+	s.check(notFit, "the unit was edited and not reloaded", s.restart(), restart.Refused, "daemon-reload")
+	s.untouched(before)
+}
+
+func TestFrozenShim(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
+	before := s.daemonPID()
+	shim, err := s.pods[0].ShimPID(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.kill("STOP", shim)
+	o := s.restart()
+	s.kill("CONT", shim)
+	s.check(notFit, "a shim that hangs", o, restart.Refused, "shim does not answer")
+	s.untouched(before)
+}
+
+// TestOrphan takes away the record of a container that runs.
+func TestOrphan(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
+	before := s.daemonPID()
+	s.exec("ctr", "-n", "k8s.io", "run", "--detach", "--null-io", rig.CounterImage, "orphan", "/usr/bin/busybox", "sleep", "1000")
+	c, err := containerd.New(s.node.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.ContainerService().Delete(namespaces.WithNamespace(t.Context(), "k8s.io"), "orphan"); err != nil {
+		t.Fatal(err)
+	}
+	s.check(notFit, "a task without a container", s.restart(), restart.Refused, "belongs to no container")
+	s.untouched(before)
+}
+
+func TestDiskFull(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
+	before := s.daemonPID()
+	s.exec("mkdir", "-p", "/var/lib/hotplate")
+	s.exec("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", "/var/lib/hotplate")
+	s.check(notFit, "no room for the backup", s.restart(), restart.Refused, "make room")
+	s.untouched(before)
+}

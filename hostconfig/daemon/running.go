@@ -1,0 +1,226 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const (
+	// taskTimeout is how long the shims of one namespace may take to answer. A healthy one needs about a millisecond.
+	taskTimeout = 2 * time.Second
+	// maxNamed bounds how many tasks are asked one by one for the one that hangs.
+	maxNamed = 64
+	// criNamespace is where CRI has everything (internal/cri/constants, 2.4.2).
+	criNamespace = "k8s.io"
+)
+
+// ErrShimHangs means that containerd could not list its tasks in time: a shim does not answer. A restart of the daemon
+// would kill the containers of that shim.
+var ErrShimHangs = errors.New("a containerd shim does not answer")
+
+// Task is a container's process as containerd sees it.
+type Task struct {
+	Namespace, ID string
+	PID           uint32
+}
+
+// Running is what the daemon runs at one moment.
+type Running struct {
+	Tasks []Task // sorted by namespace and id
+	// Orphans are tasks without a container record.
+	Orphans []Task
+	// Idle are CRI containers that are created and not started, or are said to run without a task.
+	Idle []string
+	// Started is when each CRI container that runs was started, in nanoseconds since 1970, by its id.
+	Started map[string]int64
+	// Duplicates are pod sandboxes of which there are two of one name, which containerd refuses to load.
+	Duplicates []string
+}
+
+// Running asks the daemon for everything that it runs. The error is ErrShimHangs when shims keep it from answering.
+//
+// On containerd 2.4.2 the question itself makes a later stop of the daemon hang for as long as a shim is frozen: after
+// ErrShimHangs the daemon must not be restarted.
+func (c *Client) Running(ctx context.Context) (Running, error) {
+	spaces, err := c.ctrd.NamespaceService().List(ctx)
+	if err != nil {
+		return Running{}, fmt.Errorf("ask containerd for its namespaces: %w", err)
+	}
+	var r Running
+	for _, ns := range spaces {
+		tasks, orphans, err := c.tasks(namespaces.WithNamespace(ctx, ns))
+		if err != nil {
+			return Running{}, fmt.Errorf("namespace %s: %w", ns, err)
+		}
+		r.Tasks, r.Orphans = append(r.Tasks, tasks...), append(r.Orphans, orphans...)
+	}
+	slices.SortFunc(r.Tasks, func(a, b Task) int { return strings.Compare(a.Namespace+"/"+a.ID, b.Namespace+"/"+b.ID) })
+	if err := c.containers(ctx, &r); err != nil {
+		return Running{}, err
+	}
+	return r, c.duplicates(ctx, &r)
+}
+
+// tasks lists those of one namespace that have not ended, and which of them have no container record.
+func (c *Client) tasks(ctx context.Context) (tasks, orphans []Task, err error) {
+	ns, err := namespaces.NamespaceRequired(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	bounded, cancel := context.WithTimeout(ctx, taskTimeout)
+	defer cancel()
+	list, err := c.ctrd.TaskService().List(bounded, &tasksapi.ListTasksRequest{})
+	if err != nil {
+		if bounded.Err() != nil && ctx.Err() == nil {
+			return nil, nil, fmt.Errorf("%w: %s", ErrShimHangs, c.hanging(ctx))
+		}
+		return nil, nil, fmt.Errorf("ask containerd for its tasks: %w", err)
+	}
+	containers, err := c.ctrd.ContainerService().List(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("ask containerd for its containers: %w", err)
+	}
+	known := make(map[string]bool, len(containers))
+	for _, one := range containers {
+		known[one.ID] = true
+	}
+	for _, t := range list.Tasks {
+		task := Task{Namespace: ns, ID: t.ID, PID: t.Pid}
+		if !known[t.ID] {
+			orphans = append(orphans, task)
+		}
+		tasks = append(tasks, task)
+	}
+	return tasks, orphans, nil
+}
+
+// hanging names the containers whose shims do not answer, as far as it can be found out in a few seconds.
+func (c *Client) hanging(ctx context.Context) string {
+	containers, err := c.ctrd.ContainerService().List(ctx)
+	if err != nil {
+		return "which one is not known: " + err.Error()
+	}
+	var found []string
+	for i, one := range containers {
+		if i == maxNamed || len(found) == 3 {
+			break
+		}
+		bounded, cancel := context.WithTimeout(ctx, taskTimeout)
+		_, err := c.ctrd.TaskService().Get(bounded, &tasksapi.GetRequest{ContainerID: one.ID})
+		if err != nil && bounded.Err() != nil {
+			found = append(found, one.ID)
+		}
+		cancel()
+	}
+	if len(found) == 0 {
+		return "which one is not known"
+	}
+	return "that of container " + strings.Join(found, ", ")
+}
+
+// containers compares what CRI says of its containers with the tasks that there are.
+func (c *Client) containers(ctx context.Context, r *Running) error {
+	list, err := c.runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
+	if err != nil {
+		return fmt.Errorf("ask containerd's CRI plugin for its containers: %w", err)
+	}
+	hasTask := make(map[string]bool)
+	for _, t := range r.Tasks {
+		if t.Namespace == criNamespace {
+			hasTask[t.ID] = true
+		}
+	}
+	r.Started = make(map[string]int64)
+	for _, one := range list.Containers {
+		switch one.State {
+		case runtimeapi.ContainerState_CONTAINER_CREATED:
+			r.Idle = append(r.Idle, one.Id)
+			continue
+		case runtimeapi.ContainerState_CONTAINER_RUNNING:
+		default:
+			continue
+		}
+		if !hasTask[one.Id] {
+			r.Idle = append(r.Idle, one.Id)
+			continue
+		}
+		status, err := c.runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: one.Id})
+		if err != nil {
+			return fmt.Errorf("ask containerd's CRI plugin for container %s: %w", one.Id, err)
+		}
+		r.Started[one.Id] = status.GetStatus().GetStartedAt()
+	}
+	return nil
+}
+
+// duplicates finds sandboxes of one name: CRI reserves the name when it starts, and does not start with two of them
+// (internal/cri/server/restart.go, recover, 2.4.2; containerd issue 6095).
+func (c *Client) duplicates(ctx context.Context, r *Running) error {
+	list, err := c.runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil {
+		return fmt.Errorf("ask containerd's CRI plugin for its pods: %w", err)
+	}
+	seen := make(map[string]string)
+	for _, pod := range list.Items {
+		m := pod.GetMetadata()
+		name := fmt.Sprintf("%s_%s_%s_%d", m.GetName(), m.GetNamespace(), m.GetUid(), m.GetAttempt())
+		if other, ok := seen[name]; ok {
+			r.Duplicates = append(r.Duplicates, fmt.Sprintf("%s/%s (%s and %s)", m.GetNamespace(), m.GetName(), other, pod.Id))
+		}
+		seen[name] = pod.Id
+	}
+	return nil
+}
+
+// Lost compares what ran with what runs now and says what became of each task that is not the same any more: gone,
+// with another process, or started anew. Tasks that were not there before do not count.
+func (r Running) Lost(now Running) []string {
+	pids := make(map[Task]bool, len(now.Tasks))
+	there := make(map[Task]uint32, len(now.Tasks))
+	for _, t := range now.Tasks {
+		pids[t] = true
+		there[Task{Namespace: t.Namespace, ID: t.ID}] = t.PID
+	}
+	var lost []string
+	for _, t := range r.Tasks {
+		switch pid, ok := there[Task{Namespace: t.Namespace, ID: t.ID}]; {
+		case !ok:
+			lost = append(lost, fmt.Sprintf("%s/%s (pid %d) is gone", t.Namespace, t.ID, t.PID))
+		case !pids[t]:
+			lost = append(lost, fmt.Sprintf("%s/%s had pid %d and has %d", t.Namespace, t.ID, t.PID, pid))
+		case t.Namespace == criNamespace && r.Started[t.ID] != now.Started[t.ID]:
+			lost = append(lost, fmt.Sprintf("%s/%s was started anew", t.Namespace, t.ID))
+		}
+	}
+	return lost
+}
+
+// Ingest is a blob that is being written into the content store, or that somebody has left unfinished.
+type Ingest struct {
+	Ref           string
+	Offset, Total int64 // in bytes
+	// UpdatedAt is when its last byte came.
+	UpdatedAt time.Time
+}
+
+// Ingests lists the unfinished blobs of CRI's namespace. A pull that unpacks shows none.
+func (c *Client) Ingests(ctx context.Context) ([]Ingest, error) {
+	list, err := c.ctrd.ContentStore().ListStatuses(namespaces.WithNamespace(ctx, criNamespace))
+	if err != nil {
+		return nil, fmt.Errorf("ask containerd for what it fetches: %w", err)
+	}
+	var all []Ingest
+	for _, s := range list {
+		all = append(all, Ingest{Ref: s.Ref, Offset: s.Offset, Total: s.Total, UpdatedAt: s.UpdatedAt})
+	}
+	slices.SortFunc(all, func(a, b Ingest) int { return strings.Compare(a.Ref, b.Ref) })
+	return all, nil
+}

@@ -1,0 +1,128 @@
+package restart
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hotplate-dev/hotplate/hostconfig/configtoml"
+	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
+)
+
+// dumpTimeout bounds one `containerd config dump`, which takes 13 to 80 ms.
+const dumpTimeout = 10 * time.Second
+
+// checkCandidate lets the unit's own binary read the configuration as it is and as it would be. Only the registry's keys
+// may differ. Programs run on the node, where the binary and its libraries are.
+func (r *Restarter) checkCandidate(ctx context.Context, t target, s *survey) error {
+	if t.edit.Old == nil {
+		s.add("candidate", Pass, t.edit.Path+" does not exist yet")
+		return r.checkNew(ctx, t, s)
+	}
+	before, err := r.dump(ctx, t, false)
+	if err != nil {
+		return r.badDump(s, "the configuration that is there would not load again, so that a restart cannot go well: "+
+			"mend it first", err)
+	}
+	after, err := r.dump(ctx, t, true)
+	if err != nil {
+		return r.badDump(s, "containerd does not load the new configuration", err)
+	}
+	if err := configtoml.OnlyRegistryDiffers(before, after); err != nil {
+		s.add("candidate", Refuse, "the new configuration would change more than the registry's: "+err.Error())
+		return nil //nolint:nilerr // it is a verdict
+	}
+	s.add("candidate", Pass, fmt.Sprintf("%s loads it, and nothing but the registry's keys differs", t.binary))
+	return nil
+}
+
+// checkNew is checkCandidate where there is no file to compare with.
+func (r *Restarter) checkNew(ctx context.Context, t target, s *survey) error {
+	if _, err := r.dump(ctx, t, true); err != nil {
+		return r.badDump(s, "containerd does not load the new configuration", err)
+	}
+	return nil
+}
+
+// dumpError is what containerd said of a configuration that it does not load.
+type dumpError struct{ text string }
+
+func (e *dumpError) Error() string { return e.text }
+
+func (r *Restarter) badDump(s *survey, what string, err error) error {
+	if bad := (*dumpError)(nil); errors.As(err, &bad) {
+		s.add("candidate", Refuse, what+": "+bad.text)
+		return nil
+	}
+	return err
+}
+
+// dump lets containerd print what it makes of its configuration, with the edit or without. With it, the new file stands in
+// the place of the old one for that process alone, so that relative imports and globs mean what they will mean.
+func (r *Restarter) dump(ctx context.Context, t target, edited bool) ([]byte, error) {
+	c := systemd.Command{
+		Name: "config-dump", Argv: []string{t.binary, "--config", t.config.Path, "config", "dump"}, Timeout: dumpTimeout,
+	}
+	if edited {
+		file := r.state(candidate)
+		if err := r.write(file, t.edit.New, t.edit.Mode); err != nil {
+			return nil, err
+		}
+		defer r.remove(file) //nolint:errcheck // the next one replaces it
+		if t.edit.Old == nil {
+			c.Argv[2] = file
+		} else {
+			c.Binds = []systemd.Bind{{Source: file, Target: t.edit.Path}}
+		}
+	}
+	result, err := r.cfg.Systemd.RunOnHost(ctx, c)
+	switch {
+	case err != nil:
+		return nil, err
+	case result.ExitCode != 0:
+		return nil, &dumpError{firstLine(result.Stderr)}
+	case result.Truncated:
+		return nil, &dumpError{fmt.Sprintf("it prints more than %d bytes", systemd.MaxOutput)}
+	}
+	return result.Stdout, nil
+}
+
+// firstLine is the first line that is not empty. containerd repeats a fault in TOML with the lines around it, where
+// passwords may stand.
+func firstLine(text []byte) string {
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimSpace(line); line != "" {
+			return line
+		}
+	}
+	return "it said nothing"
+}
+
+// parent is the nearest directory above a file that exists.
+func parent(file string) string {
+	for dir := filepath.Dir(file); ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
+			return dir
+		}
+	}
+}
+
+// syncDir makes a change of the names beside path durable.
+func syncDir(path string) error {
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !errors.Is(err, unix.EINVAL) {
+		return &fs.PathError{Op: "sync", Path: filepath.Dir(path), Err: err}
+	}
+	return nil
+}

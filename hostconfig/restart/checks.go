@@ -1,0 +1,350 @@
+package restart
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hotplate-dev/hotplate/hostconfig/configtoml"
+	"github.com/hotplate-dev/hotplate/hostconfig/daemon"
+	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
+)
+
+const (
+	// minFree is how many bytes must be free where the configuration and our state are.
+	minFree = 16 << 20
+	// settled is how long the daemon must have run at least.
+	settled = 10 * time.Second
+	// minBurst is how many starts the unit must be allowed: ours and, if that goes wrong, two more.
+	minBurst = 3
+	// stalledAfter is when a blob that does not grow is no longer taken for a pull under way: some lie there for good.
+	stalledAfter = 2 * time.Minute
+)
+
+// survey collects checks.
+type survey struct{ checks []Check }
+
+func (s *survey) add(name string, v Verdict, detail string) {
+	s.checks = append(s.checks, Check{Name: name, Verdict: v, Detail: detail})
+}
+
+// worst is the verdict of all.
+func (s *survey) worst() Verdict {
+	order := []Verdict{Pass, Note, Defer, Refuse}
+	worst := Pass
+	for _, c := range s.checks {
+		if slices.Index(order, c.Verdict) > slices.Index(order, worst) {
+			worst = c.Verdict
+		}
+	}
+	return worst
+}
+
+// reasons are the details of a verdict.
+func (s *survey) reasons(v Verdict) string {
+	var all []string
+	for _, c := range s.checks {
+		if c.Verdict == v {
+			all = append(all, c.Name+": "+c.Detail)
+		}
+	}
+	return strings.Join(all, "; ")
+}
+
+// Assessment is what a restart would do, and whether it may.
+type Assessment struct {
+	Checks []Check
+	// Edit is the change of the configuration; zero where there is none, or where it is not known.
+	Edit configtoml.Edit
+	// Live means that the running daemon obeys the hosts directory, so that there is nothing to do.
+	Live bool
+
+	target target
+	before daemon.Running
+	down   []string // units to be started again
+}
+
+// Verdict is the worst of all checks.
+func (a Assessment) Verdict() Verdict { return (&survey{a.Checks}).worst() }
+
+// Assess looks at everything that a restart depends on. It changes nothing, but for a file in StateDir and a program that
+// runs for a moment on the node. An error means that it could not be found out.
+func (r *Restarter) Assess(ctx context.Context) (Assessment, error) {
+	s := &survey{}
+	var a Assessment
+	err := r.need(ctx, &a, s)
+	if err == nil && !a.Live && s.worst() != Refuse {
+		a.target, err = r.find(ctx, s)
+	}
+	if err == nil && !a.Live && s.worst() != Refuse {
+		err = r.look(ctx, &a, s)
+	}
+	a.Checks, a.Edit = s.checks, a.target.edit
+	if err != nil {
+		return a, fmt.Errorf("look whether containerd may be restarted: %w", err)
+	}
+	return a, nil
+}
+
+// need finds out whether the daemon works, and whether it obeys the hosts directory already.
+func (r *Restarter) need(ctx context.Context, a *Assessment, s *survey) error {
+	if err := r.cfg.Daemon.CheckCRI(ctx); err != nil {
+		s.add("health", Refuse, "containerd does not work now, and must be well before it is changed: "+err.Error())
+		return nil //nolint:nilerr // it is a verdict
+	}
+	verdict, err := r.cfg.Probe(ctx)
+	if err != nil {
+		return err
+	}
+	a.Live = verdict.Live
+	if a.Live {
+		s.add("need", Pass, fmt.Sprintf("the running containerd (%s) reads %s: no restart is needed", verdict.UserAgent, r.cfg.HostsDir))
+		return nil
+	}
+	s.add("need", Pass, fmt.Sprintf("the running containerd does not read %s", r.cfg.HostsDir))
+	return nil
+}
+
+// look goes through the checks of a daemon whose unit and configuration are known, those that cost little first.
+func (r *Restarter) look(ctx context.Context, a *Assessment, s *survey) error {
+	r.checkUnit(a.target.unit, s)
+	if err := r.checkDependants(ctx, a, s); err != nil {
+		return err
+	}
+	if err := r.checkPoison(a.target, s); err != nil {
+		return err
+	}
+	r.checkDisk(a.target, s)
+	if s.worst() == Refuse {
+		return nil // what follows asks shims, or runs programs
+	}
+	if err := r.checkRunning(ctx, a, s); err != nil || s.worst() == Refuse {
+		return err
+	}
+	if err := r.checkPulls(ctx, s); err != nil {
+		return err
+	}
+	return r.checkCandidate(ctx, a.target, s)
+}
+
+// checkUnit refuses units of which a restart takes containers along, or of which it is not known when they are up.
+func (r *Restarter) checkUnit(u systemd.Unit, s *survey) {
+	name, before := u.Name, len(s.checks)
+	bad := func(is bool, v Verdict, format string, args ...any) {
+		if is {
+			s.add("unit", v, fmt.Sprintf(format, args...))
+		}
+	}
+	bad(u.LoadState != "loaded", Refuse, "%s is %s: its unit file is gone or broken", name, u.LoadState)
+	bad(u.NeedDaemonReload, Refuse, "the file of %s was edited since systemd read it: run systemctl daemon-reload, and look "+
+		"whether it is still right", name)
+	bad(u.KillMode != "process", Refuse, "%s has KillMode=%s, with which a restart kills every container: set KillMode=process",
+		name, u.KillMode)
+	bad(!u.Delegate, Refuse, "%s has not Delegate=yes: systemd may take the cgroups of containers away", name)
+	bad(u.Type != "notify", Refuse, "%s has Type=%s, with which systemd does not know when containerd is up: set Type=notify",
+		name, u.Type)
+	bad(u.Watchdog != 0 && u.Watchdog != systemd.Forever, Refuse, "%s has WatchdogSec, which containerd does not serve", name)
+	bad(u.StartLimitInterval > 0 && u.StartLimitBurst < minBurst, Refuse, "%s may be started %d times in %s, and a restart "+
+		"that is taken back needs %d: raise StartLimitBurst", name, u.StartLimitBurst, u.StartLimitInterval, minBurst)
+	bad(u.ActiveState != "active" || u.SubState != "running", Defer, "%s is %s/%s", name, u.ActiveState, u.SubState)
+	bad(u.Job != 0, Defer, "systemd has a job for %s", name)
+	age := time.Since(u.StateChange)
+	bad(age >= 0 && age < max(settled, u.StartLimitInterval), Defer, "%s was started %s ago: it must have run for %s",
+		name, age.Round(time.Second), max(settled, u.StartLimitInterval))
+	if len(s.checks) == before {
+		s.add("unit", Pass, fmt.Sprintf("%s spares its containers (KillMode=process, Delegate=yes)", name))
+	}
+}
+
+// checkDependants finds the units that go down with containerd and may not come back by themselves.
+func (r *Restarter) checkDependants(ctx context.Context, a *Assessment, s *survey) error {
+	units, err := r.cfg.Systemd.Dependants(ctx, a.target.unit.Name)
+	if err != nil {
+		return err
+	}
+	var refused []string
+	for _, u := range units {
+		switch {
+		case u.ActiveState != "active" && u.ActiveState != "activating" && u.ActiveState != "reloading":
+		case slices.Contains(r.cfg.Dependants, u.Name):
+			a.down = append(a.down, u.Name)
+		default:
+			refused = append(refused, u.Name)
+		}
+	}
+	switch {
+	case len(refused) > 0:
+		s.add("dependants", Refuse, fmt.Sprintf("%s would go down with %s, and after a failed start stay down: list them in "+
+			"restart.dependants if that may be", strings.Join(refused, ", "), a.target.unit.Name))
+	case len(a.down) > 0:
+		s.add("dependants", Note, strings.Join(a.down, ", ")+" go down too and are started again")
+	default:
+		s.add("dependants", Pass, "no other unit goes down with it")
+	}
+	return nil
+}
+
+func (r *Restarter) checkPoison(t target, s *survey) error {
+	why, err := r.poisoned(newJournal(t.unit.Name, t.edit, t.info))
+	if err != nil {
+		return err
+	}
+	if why != "" {
+		s.add("history", Refuse, "this very configuration was tried and taken back: "+why+"; change it, or let it be "+
+			"tried once more with hotplate restart --again")
+	}
+	return nil
+}
+
+// checkDisk sees that a rollback will not fail for want of room.
+func (r *Restarter) checkDisk(t target, s *survey) {
+	for _, node := range []string{t.edit.Path, r.state(journalFile)} {
+		dir := parent(r.here(node))
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err != nil {
+			s.add("disk", Refuse, fmt.Sprintf("the free space of %s is not known: %v", node, err))
+			continue
+		}
+		switch free := st.Bavail * uint64(st.Bsize); {
+		case st.Flags&unix.ST_RDONLY != 0:
+			s.add("disk", Refuse, fmt.Sprintf("%s cannot be written: its file system is read-only here", node))
+		case free < minFree || st.Files > 0 && st.Ffree < 64:
+			s.add("disk", Refuse, fmt.Sprintf("%s has %d bytes and %d inodes free, and a restart needs %d bytes: make room",
+				parent(node), free, st.Ffree, minFree))
+		}
+	}
+}
+
+// checkRunning sees that every shim answers and none is forgotten, and that nothing is half begun.
+func (r *Restarter) checkRunning(ctx context.Context, a *Assessment, s *survey) error {
+	running, err := r.cfg.Daemon.Running(ctx)
+	if errors.Is(err, daemon.ErrShimHangs) {
+		s.add("shims", Refuse, err.Error()+"; a restart would kill its containers: find out why, end the shim, and ask again")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	a.before = running
+	for _, o := range running.Orphans {
+		s.add("shims", Refuse, fmt.Sprintf("task %s/%s (pid %d) belongs to no container: containerd may hang when it starts "+
+			"(containerd issue 13848); remove it with ctr -n %s task rm -f %s", o.Namespace, o.ID, o.PID, o.Namespace, o.ID))
+	}
+	for _, d := range running.Duplicates {
+		s.add("pods", Refuse, "there are two of pod "+d+": containerd does not start with that (containerd issue 6095); remove one")
+	}
+	if err := r.checkShims(ctx, a, s); err != nil {
+		return err
+	}
+	if len(running.Idle) > 0 {
+		s.add("busy", Defer, "containers are created and not started, or have no task: "+few(running.Idle))
+	}
+	if s.worst() != Refuse {
+		s.add("shims", Pass, fmt.Sprintf("%d tasks answer", len(running.Tasks)))
+	}
+	return nil
+}
+
+// checkShims looks for shims that containerd itself has forgotten, which only a list of processes shows.
+func (r *Restarter) checkShims(ctx context.Context, a *Assessment, s *survey) error {
+	processes, err := r.cfg.Systemd.Processes(ctx, a.target.unit.Name)
+	if err != nil {
+		return err
+	}
+	known := make(map[string]bool)
+	for _, t := range a.before.Tasks {
+		known[t.Namespace+"/"+t.ID] = true
+	}
+	for _, p := range processes {
+		namespace, id, ok := shim(p.Args)
+		// A shim may serve the containers of its whole pod, and is named after the pod.
+		if ok && !known[namespace+"/"+id] {
+			s.add("shims", Refuse, fmt.Sprintf("the shim with pid %d is that of %s/%s, which containerd does not know: "+
+				"end it", p.PID, namespace, id))
+		}
+	}
+	return nil
+}
+
+// shim reads off a command line whose shim it is (core/runtime/v2/shim/util.go, Command, 2.4.2).
+func shim(args []string) (namespace, id string, ok bool) {
+	if len(args) == 0 || !strings.Contains(args[0], "containerd-shim") {
+		return "", "", false
+	}
+	for i := 1; i+1 < len(args); i++ {
+		switch args[i] {
+		case "-namespace":
+			namespace = args[i+1]
+		case "-id":
+			id = args[i+1]
+		}
+	}
+	return namespace, id, namespace != "" && id != ""
+}
+
+// checkPulls defers while the daemon fetches: a restart throws a pull's unfinished blobs away.
+func (r *Restarter) checkPulls(ctx context.Context, s *survey) error {
+	ingests, err := r.cfg.Daemon.Ingests(ctx)
+	if err != nil {
+		return err
+	}
+	var active []string
+	for _, in := range ingests {
+		if time.Since(in.UpdatedAt) < stalledAfter {
+			active = append(active, fmt.Sprintf("%s at %d of %d bytes", in.Ref, in.Offset, in.Total))
+		}
+	}
+	if len(active) > 0 {
+		s.add("busy", Defer, "images are being pulled: "+few(active))
+	}
+	return nil
+}
+
+// few lists the first of many.
+func few(all []string) string {
+	const most = 3
+	if len(all) <= most {
+		return strings.Join(all, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(all[:most], ", "), len(all)-most)
+}
+
+// poisoned says why the journal's configuration is not tried again; empty if it may be tried.
+func (r *Restarter) poisoned(j *journal) (string, error) {
+	all, err := r.poison()
+	return all[j.key()].Reason, err
+}
+
+// refusal is an entry of poisonFile.
+type refusal struct {
+	Time   time.Time `json:"time"`
+	Reason string    `json:"reason"`
+}
+
+func (r *Restarter) poison() (all map[string]refusal, err error) {
+	_, err = r.loadJSON(poisonFile, &all)
+	return all, err
+}
+
+// addPoison notes that j's configuration is not to be tried again.
+func (r *Restarter) addPoison(j *journal, reason string) error {
+	all, err := r.poison()
+	if err != nil || all == nil {
+		all = make(map[string]refusal) // what cannot be read is worth less than what has just been seen
+	}
+	all[j.key()] = refusal{Time: time.Now(), Reason: reason}
+	for len(all) > maxRecords {
+		oldest := slices.MinFunc(slices.Collect(maps.Keys(all)), func(a, b string) int { return all[a].Time.Compare(all[b].Time) })
+		delete(all, oldest)
+	}
+	return r.saveJSON(poisonFile, all)
+}
+
+// Forgive lets every configuration that was rolled back be tried again.
+func (r *Restarter) Forgive() error { return r.remove(r.state(poisonFile)) }

@@ -1,0 +1,216 @@
+package restart
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
+)
+
+// rescueTimeout is how long a rescue that has begun is waited for.
+const rescueTimeout = 30 * time.Second
+
+// commit ends a transaction whose new configuration is in force.
+func (r *Restarter) commit(ctx context.Context, j *journal, down time.Duration) (Outcome, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	if err := r.save(j, verified); err != nil {
+		return Outcome{}, err
+	}
+	rescued, err := r.callOff(ctx, j)
+	if err != nil {
+		return Outcome{}, err
+	}
+	if rescued {
+		return r.undo(ctx, j, Abandoned, "the node's own timer put the old configuration back before it was called off")
+	}
+	return r.end(ctx, j, Outcome{Kind: Restarted, Reason: j.Why, Downtime: down})
+}
+
+// callOff disarms the rescue. It reports whether that has put the old configuration back, and waits for it if so.
+func (r *Restarter) callOff(ctx context.Context, j *journal) (rescued bool, err error) {
+	// First, so that a reboot in between does not undo what is good.
+	if err := r.remove(r.state(markerFile)); err != nil {
+		return false, err
+	}
+	state, err := r.cfg.Systemd.Disarm(ctx, j.rescue())
+	if err != nil {
+		return false, err
+	}
+	return r.awaitRescue(ctx, j, state)
+}
+
+// awaitRescue waits for a rescue that runs, and reports whether it has done anything.
+func (r *Restarter) awaitRescue(ctx context.Context, j *journal, state systemd.RescueState) (rescued bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, rescueTimeout)
+	defer cancel()
+	for state == systemd.RescueRunning {
+		select {
+		case <-time.After(poll):
+		case <-ctx.Done():
+			return true, fmt.Errorf("%s.service, which puts the old configuration back, has run for %s", j.rescue(), rescueTimeout)
+		}
+		if state, err = r.cfg.Systemd.RescueState(ctx, j.rescue()); err != nil {
+			return true, err
+		}
+	}
+	return state == systemd.RescueRan || state == systemd.RescueFailed, nil
+}
+
+// undo takes a transaction back and ends it. kind says how that is called if it succeeds. It may be called again after a
+// crash in its middle.
+func (r *Restarter) undo(ctx context.Context, j *journal, kind Kind, reason string) (Outcome, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	r.log.Warn("taking the new configuration of containerd back", "file", j.File, "why", reason)
+	j.Kind, j.Reason = kind, reason
+	if err := r.save(j, rollingBack); err != nil {
+		r.log.Error("the rollback is not noted", "err", err) // it is more important than its note
+	}
+	state, err := r.cfg.Systemd.RescueState(ctx, j.rescue())
+	if err != nil {
+		return Outcome{}, err
+	}
+	rescued, err := r.awaitRescue(ctx, j, state)
+	if err != nil {
+		return Outcome{}, err
+	}
+	theirs, err := r.takeBack(ctx, j)
+	if err != nil {
+		return Outcome{}, fmt.Errorf("put containerd's old configuration back: %w; the node's timer tries it too", err)
+	}
+	o := Outcome{Kind: kind, Reason: reason}
+	if !theirs {
+		if o.Downtime, err = r.heal(ctx, j, rescued); err != nil {
+			return r.giveUp(j, err)
+		}
+	}
+	late, err := r.callOff(ctx, j)
+	if err != nil {
+		return Outcome{}, err
+	}
+	o.Rescued = rescued || late
+	return r.end(ctx, j, o)
+}
+
+// giveUp says that nothing helps. The rescue stays armed: it is one more try, and there is nothing left to lose.
+func (r *Restarter) giveUp(j *journal, cause error) (Outcome, error) {
+	o := Outcome{Kind: Failed, Reason: fmt.Sprintf("%s; and with its old configuration containerd does not work either: %v. "+
+		"hotplate does not touch it any more. Look at journalctl -u %s", j.Reason, cause, j.Unit)}
+	return r.record(j, o), r.save(j, stuck)
+}
+
+// takeBack puts the old configuration in its place, unless somebody else has put another one there and containerd works:
+// then it reports that it is theirs.
+func (r *Restarter) takeBack(ctx context.Context, j *journal) (theirs bool, err error) {
+	is, err := r.content(j)
+	if err != nil || is == isOld {
+		return false, err
+	}
+	if is == isOther {
+		if r.works(ctx, j) {
+			return true, nil
+		}
+		if err := r.setAside(j); err != nil {
+			return false, err
+		}
+	}
+	if j.Created { // the backup may be damaged; the journal is not
+		return false, r.remove(j.File)
+	}
+	return false, r.write(j.File, j.Old, j.Mode)
+}
+
+// setAside keeps what somebody else has put in the place of the configuration.
+func (r *Restarter) setAside(j *journal) error {
+	data, err := r.read(j.File)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = r.write(r.state("foreign-"+j.ID), data, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("keep what somebody else has written into %s: %w", j.File, err)
+	}
+	return nil
+}
+
+// works tells whether the daemon runs and serves CRI.
+func (r *Restarter) works(ctx context.Context, j *journal) bool {
+	ctx, cancel := context.WithTimeout(ctx, criTimeout)
+	defer cancel()
+	u, err := r.cfg.Systemd.Unit(ctx, j.Unit)
+	return err == nil && u.ActiveState == "active" && u.SubState == "running" && r.cfg.Daemon.CheckCRI(ctx) == nil
+}
+
+// heal sees that the daemon works with the configuration on the disk. It restarts it unless it has not been restarted
+// since, or was by the rescue.
+func (r *Restarter) heal(ctx context.Context, j *journal, rescued bool) (downtime time.Duration, err error) {
+	u, err := r.cfg.Systemd.Unit(ctx, j.Unit)
+	if err != nil {
+		return 0, err
+	}
+	if rescued {
+		if err := r.awaitCRI(ctx, j.Unit); err == nil {
+			return 0, r.startDependants(ctx, j)
+		}
+	}
+	if u.InvocationID == j.Invocation && r.works(ctx, j) {
+		return 0, nil
+	}
+	began := time.Now()
+	if err := r.order(ctx, j.Unit); err != nil {
+		return 0, err
+	}
+	if err := r.awaitCRI(ctx, j.Unit); err != nil {
+		return 0, err
+	}
+	return time.Since(began).Round(time.Millisecond), r.startDependants(ctx, j)
+}
+
+// end writes the record and forgets the transaction.
+func (r *Restarter) end(ctx context.Context, j *journal, o Outcome) (Outcome, error) {
+	o = r.record(j, o)
+	var errs []error
+	if o.Kind == RolledBack {
+		errs = append(errs, r.addPoison(j, o.Reason)) // before the journal goes
+	}
+	errs = append(errs, r.remove(r.state(journalFile)))
+	// What is left is replaced by the next one.
+	for _, file := range []string{backupFile, backupSum, unchangedSum, markerFile, systemd.Restored(markerFile)} {
+		errs = append(errs, r.remove(r.state(file)))
+	}
+	if err := r.cfg.Systemd.Forget(ctx, j.rescue()); err != nil {
+		r.log.Warn("what is left of the rescue stays in systemd until the next boot", "unit", j.rescue(), "err", err)
+	}
+	return o, errors.Join(errs...)
+}
+
+// record keeps how an attempt ended, for whoever asks later.
+func (r *Restarter) record(j *journal, o Outcome) Outcome {
+	o.Time, o.Unit, o.File = time.Now(), j.Unit, j.File
+	all, err := r.Records()
+	if err != nil {
+		r.log.Warn("the record of earlier restarts cannot be read and begins anew", "err", err)
+	}
+	all = append([]Outcome{o}, all...)
+	if err := r.saveJSON(recordFile, all[:min(len(all), maxRecords)]); err != nil {
+		r.log.Warn("how the restart ended is not kept", "err", err)
+	}
+	level := r.log.Info
+	if o.Kind != Restarted {
+		level = r.log.Warn
+	}
+	level("restart of containerd ended", "how", string(o.Kind), "why", o.Reason, "unit", o.Unit, "downtime", o.Downtime)
+	return o
+}
+
+// Records are how the last attempts that changed anything ended, the newest first.
+func (r *Restarter) Records() (all []Outcome, err error) {
+	_, err = r.loadJSON(recordFile, &all)
+	return all, err
+}

@@ -1,0 +1,116 @@
+package restart
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hotplate-dev/hotplate/hostconfig/daemon"
+	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
+)
+
+// Recover takes up what an agent that died has left, and tells how it ended; nil if there was nothing. Call it before
+// anything else: until then the daemon may not be what it seems.
+func (r *Restarter) Recover(ctx context.Context) (*Outcome, error) {
+	unlock, err := r.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return r.recover(ctx)
+}
+
+// recover looks at the journal, at what is on the disk and at what systemd says; the last two are believed.
+func (r *Restarter) recover(ctx context.Context) (*Outcome, error) {
+	j, err := r.load()
+	if err != nil || j == nil {
+		return nil, err
+	}
+	r.log.Warn("an earlier restart of containerd did not come to its end", "begun", j.Begun, "phase", string(j.Phase))
+	o, err := r.resume(ctx, j)
+	if err != nil {
+		return nil, fmt.Errorf("end an earlier restart of containerd: %w", err)
+	}
+	return &o, nil
+}
+
+func (r *Restarter) resume(ctx context.Context, j *journal) (Outcome, error) {
+	if j.Phase == stuck {
+		return r.mended(ctx, j)
+	}
+	boot, err := r.bootID()
+	if err != nil {
+		return Outcome{}, err
+	}
+	rescued, err := r.wasRescued(ctx, j, boot == j.BootID)
+	if err != nil {
+		return Outcome{}, err
+	}
+	is, err := r.content(j)
+	if err != nil {
+		return Outcome{}, err
+	}
+	switch {
+	case is == isNew && j.Phase != rollingBack:
+		return r.goOn(ctx, j, boot == j.BootID)
+	case is == isNew, j.Phase == rollingBack:
+		return r.undo(ctx, j, orElse(j.Kind, RolledBack), j.Reason)
+	case is == isOther:
+		return r.undo(ctx, j, Abandoned, errReplaced.Error())
+	case rescued && j.Phase != verified:
+		return r.undo(ctx, j, RolledBack, "the agent died in the middle, and the node put the old configuration back by itself")
+	case rescued:
+		return r.undo(ctx, j, Abandoned, "the agent died when everything was proved, and the node put the old configuration "+
+			"back by itself")
+	case j.Phase == restarting || j.Phase == verified:
+		return r.undo(ctx, j, RolledBack, "somebody put the old configuration back")
+	}
+	return r.undo(ctx, j, Abandoned, "the agent died before it changed anything")
+}
+
+func orElse(k, other Kind) Kind {
+	if k == "" {
+		return other
+	}
+	return k
+}
+
+// wasRescued tells whether the node has put the old configuration back by itself, by the rescue or after a reboot.
+func (r *Restarter) wasRescued(ctx context.Context, j *journal, sameBoot bool) (bool, error) {
+	if !sameBoot {
+		return r.exists(r.state(systemd.Restored(markerFile)))
+	}
+	state, err := r.cfg.Systemd.RescueState(ctx, j.rescue())
+	if err != nil {
+		return false, err
+	}
+	return r.awaitRescue(ctx, j, state)
+}
+
+// goOn proves a daemon that may have read the new configuration. One that has not is left alone.
+func (r *Restarter) goOn(ctx context.Context, j *journal, sameBoot bool) (Outcome, error) {
+	u, err := r.cfg.Systemd.Unit(ctx, j.Unit)
+	if err != nil {
+		return Outcome{}, err
+	}
+	if u.InvocationID == j.Invocation {
+		return r.undo(ctx, j, Abandoned, "the agent died before it restarted containerd")
+	}
+	if !sameBoot {
+		j.Before = daemon.Running{} // a reboot ends all containers
+	}
+	if err := r.awaitCRI(ctx, j.Unit); err != nil {
+		return r.undo(ctx, j, RolledBack, err.Error())
+	}
+	return r.prove(ctx, j, 0)
+}
+
+// mended looks whether a person has mended what hotplate could not.
+func (r *Restarter) mended(ctx context.Context, j *journal) (Outcome, error) {
+	if !r.works(ctx, j) {
+		return Outcome{Kind: Failed, Reason: j.Reason, Unit: j.Unit, File: j.File}, nil
+	}
+	if _, err := r.callOff(ctx, j); err != nil {
+		return Outcome{}, err
+	}
+	return r.end(ctx, j, Outcome{Kind: RolledBack, Reason: j.Reason + "; containerd works again"})
+}

@@ -1,0 +1,233 @@
+package restart
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
+)
+
+// order restarts the unit and waits for the job's own result, which is believed only when it is bad. Meanwhile it looks at
+// the unit: a daemon that has died need not be waited for.
+func (r *Restarter) order(ctx context.Context, unit string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, restartTimeout,
+		fmt.Errorf("%s has not started within %s", unit, restartTimeout))
+	defer cancel()
+	// Without this the restart fails when the unit has been started often, and leaves it down.
+	if err := r.cfg.Systemd.ResetFailed(ctx, unit); err != nil {
+		return fmt.Errorf("reset the start limit of %s: %w", unit, err)
+	}
+	type answer struct {
+		result string
+		err    error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		result, err := r.cfg.Systemd.Restart(ctx, unit)
+		answers <- answer{result, err}
+	}()
+	tick := time.NewTicker(poll)
+	defer tick.Stop()
+	for {
+		select {
+		case a := <-answers:
+			return r.judge(ctx, unit, a.result, a.err)
+		case <-tick.C:
+			if err := r.dead(ctx, unit); err != nil {
+				cancel()
+				<-answers
+				return err
+			}
+		}
+	}
+}
+
+// judge says what the answer to a restart means. Where there is none, the unit itself is asked.
+func (r *Restarter) judge(ctx context.Context, unit, result string, err error) error {
+	switch {
+	case errors.Is(err, systemd.ErrResultLost), errors.Is(err, systemd.ErrConnectionLost):
+		return nil // the unit and CRI will tell
+	case err != nil && ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return fmt.Errorf("restart %s: %w", unit, err)
+	case result != systemd.ResultDone:
+		return fmt.Errorf("%s did not start (%s)%s", unit, result, r.why(ctx, unit))
+	}
+	return nil
+}
+
+// dead returns an error when the unit has failed, or waits to be started again after it has failed.
+func (r *Restarter) dead(ctx context.Context, unit string) error {
+	u, err := r.cfg.Systemd.Unit(ctx, unit)
+	if err != nil {
+		return nil //nolint:nilerr // systemd may be busy; the answer or the timeout tells
+	}
+	if u.ActiveState == "failed" || u.SubState == "auto-restart" {
+		return fmt.Errorf("%s did not start (%s)", unit, u.Result)
+	}
+	return nil
+}
+
+// why adds what systemd knows of a unit that failed.
+func (r *Restarter) why(ctx context.Context, unit string) string {
+	u, err := r.cfg.Systemd.Unit(ctx, unit)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf(": %s/%s, %s; journalctl -u %s has its words", u.ActiveState, u.SubState, u.Result, unit)
+}
+
+// awaitCRI waits until CRI works. A daemon whose CRI plugin failed never will, and is not waited for.
+func (r *Restarter) awaitCRI(ctx context.Context, unit string) error {
+	ctx, cancel := context.WithTimeout(ctx, criTimeout)
+	defer cancel()
+	for {
+		err := r.cfg.Daemon.CheckCRI(ctx)
+		if err == nil {
+			return nil
+		}
+		if strings.Contains(err.Error(), "did not load") {
+			return err
+		}
+		if dead := r.dead(ctx, unit); dead != nil {
+			return dead
+		}
+		select {
+		case <-time.After(poll):
+		case <-ctx.Done():
+			return fmt.Errorf("CRI does not work %s after the start: %w", criTimeout, err)
+		}
+	}
+}
+
+// verify sees that the daemon is a new one, obeys the hosts directory, and has lost nothing. It returns the invocation that
+// is to stay.
+func (r *Restarter) verify(ctx context.Context, j *journal) (invocation string, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verifyTimeout+dependantTimeout)
+	defer cancel()
+	u, err := r.cfg.Systemd.Unit(ctx, j.Unit)
+	if err != nil {
+		return "", err
+	}
+	if u.InvocationID == j.Invocation {
+		return "", fmt.Errorf("%s was not restarted, whatever systemd says", j.Unit)
+	}
+	if err := r.still(ctx, j, u.InvocationID); err != nil {
+		return "", err
+	}
+	if err := r.startDependants(ctx, j); err != nil {
+		return "", err
+	}
+	running, err := r.cfg.Daemon.Running(ctx)
+	if err != nil {
+		return "", err
+	}
+	if lost := j.Before.Lost(running); len(lost) > 0 {
+		return "", fmt.Errorf("containers were lost: %s", few(lost))
+	}
+	verdict, err := r.cfg.Probe(ctx)
+	if err != nil {
+		return "", err
+	}
+	if !verdict.Live {
+		return "", fmt.Errorf("the restarted containerd does not read %s either: %s", r.cfg.HostsDir, verdict.Cause)
+	}
+	r.log.Info("containerd obeys the hosts directory, and has kept every container", "dir", r.cfg.HostsDir,
+		"tasks", len(running.Tasks))
+	return u.InvocationID, nil
+}
+
+// still sees that the daemon is the one of that invocation, runs, and that nobody has changed the file.
+func (r *Restarter) still(ctx context.Context, j *journal, invocation string) error {
+	is, err := r.content(j)
+	if err != nil {
+		return err
+	}
+	if is != isNew {
+		return fmt.Errorf("%s: %w", j.File, errReplaced)
+	}
+	u, err := r.cfg.Systemd.Unit(ctx, j.Unit)
+	switch {
+	case err != nil:
+		return err
+	case u.InvocationID != invocation:
+		return fmt.Errorf("%s was started once more%s", j.Unit, r.why(ctx, j.Unit))
+	case u.ActiveState != "active":
+		return fmt.Errorf("%s is %s/%s, %s", j.Unit, u.ActiveState, u.SubState, u.Result)
+	}
+	return nil
+}
+
+// errReplaced means that the new configuration is not in its place any more.
+var errReplaced = errors.New("the configuration was replaced by somebody else meanwhile, perhaps by the rescue")
+
+// errNotWatched means that the caller has gone before the daemon was watched for long enough.
+var errNotWatched = errors.New("containerd was not watched to the end of its soak time; the next start goes on, or the rescue acts")
+
+// soak watches the daemon for a while.
+func (r *Restarter) soak(ctx context.Context, j *journal, invocation string) error {
+	r.log.Info("watching containerd before its new configuration is believed", "for", r.cfg.Soak)
+	end := time.Now().Add(r.cfg.Soak)
+	for {
+		if err := r.still(ctx, j, invocation); err != nil {
+			return err
+		}
+		bounded, cancel := context.WithTimeout(ctx, criTimeout)
+		err := r.cfg.Daemon.CheckCRI(bounded)
+		cancel()
+		if err != nil {
+			return err
+		}
+		left := time.Until(end)
+		if left <= 0 {
+			return nil
+		}
+		select {
+		case <-time.After(min(left, time.Second)):
+		case <-ctx.Done():
+			return errNotWatched
+		}
+	}
+}
+
+// startDependants starts what went down with containerd.
+func (r *Restarter) startDependants(ctx context.Context, j *journal) error {
+	ctx, cancel := context.WithTimeout(ctx, dependantTimeout)
+	defer cancel()
+	for _, unit := range j.Dependants {
+		if err := r.cfg.Systemd.ResetFailed(ctx, unit); err != nil {
+			return fmt.Errorf("start %s, which went down with containerd: %w", unit, err)
+		}
+		result, err := r.cfg.Systemd.Start(ctx, unit)
+		if err == nil && result != systemd.ResultDone {
+			err = errors.New(result)
+		}
+		if err != nil {
+			return fmt.Errorf("start %s, which went down with containerd: %w", unit, err)
+		}
+	}
+	return nil
+}
+
+// bootID changes with every boot of the node.
+func (r *Restarter) bootID() (string, error) {
+	data, err := os.ReadFile(r.here("/proc/sys/kernel/random/boot_id"))
+	if err != nil {
+		return "", fmt.Errorf("read the boot id: %w", err)
+	}
+	return strings.TrimSpace(string(data)), nil
+}
+
+// mkdir makes one directory of the node, durably.
+func (r *Restarter) mkdir(node string) error {
+	path := r.here(node)
+	if err := os.Mkdir(path, 0o755); err != nil {
+		return err
+	}
+	return syncDir(path)
+}
