@@ -93,8 +93,8 @@ func openCpuset(dir string) error {
 // remove takes the cgroup and all below it away. Its processes must have ended; the kernel lets go of them a moment later.
 func (c cgroup) remove() error {
 	var errs []error
+	deadline := time.Now().Add(grace)
 	for _, dir := range c {
-		deadline := time.Now().Add(grace)
 		err := removeCgroupTree(dir)
 		for errors.Is(err, unix.EBUSY) && time.Now().Before(deadline) {
 			time.Sleep(poll)

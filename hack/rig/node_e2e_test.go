@@ -41,7 +41,8 @@ func eventually(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-func exec1(t *testing.T, n *rig.Node, argv ...string) string {
+// onNode runs a program that is not to fail, and returns what it prints.
+func onNode(t *testing.T, n *rig.Node, argv ...string) string {
 	t.Helper()
 	out, err := n.Exec(t.Context(), argv...)
 	if err != nil {
@@ -72,10 +73,10 @@ func TestRestartKeepsContainers(t *testing.T) {
 	for _, line := range nodeLines(t) {
 		t.Run(line, func(t *testing.T) {
 			n := rigtest.Node(t, rig.NodeConfig{Line: line})
-			if state := exec1(t, n, "systemctl", "is-system-running"); state != "running" {
-				t.Errorf("systemd is %q, want running; failed units:\n%s", state, exec1(t, n, "systemctl", "--failed"))
+			if state := onNode(t, n, "systemctl", "is-system-running"); state != "running" {
+				t.Errorf("systemd is %q, want running; failed units:\n%s", state, onNode(t, n, "systemctl", "--failed"))
 			}
-			if names := exec1(t, n, "busctl", "list", "--no-legend"); !strings.Contains(names, "org.freedesktop.systemd1") {
+			if names := onNode(t, n, "busctl", "list", "--no-legend"); !strings.Contains(names, "org.freedesktop.systemd1") {
 				t.Errorf("on D-Bus there is no systemd but\n%s", names)
 			}
 			for property, want := range map[string]string{
@@ -89,7 +90,7 @@ func TestRestartKeepsContainers(t *testing.T) {
 			}
 
 			c := rigtest.Counter(t, n, "a")
-			before, daemon := status(t, c), exec1(t, n, "systemctl", "show", "--value", "-p", "MainPID", "containerd")
+			before, daemon := status(t, c), onNode(t, n, "systemctl", "show", "--value", "-p", "MainPID", "containerd")
 			for range 2 {
 				if _, err := n.Systemctl(t.Context(), "restart", "containerd"); err != nil {
 					t.Fatal(err)
@@ -104,7 +105,7 @@ func TestRestartKeepsContainers(t *testing.T) {
 			if after := status(t, c); after != before || !after.Running {
 				t.Errorf("after restarts the container is %+v, before it was %+v", after, before)
 			}
-			if now := exec1(t, n, "systemctl", "show", "--value", "-p", "MainPID", "containerd"); now == daemon {
+			if now := onNode(t, n, "systemctl", "show", "--value", "-p", "MainPID", "containerd"); now == daemon {
 				t.Error("containerd was not restarted")
 			}
 			gap, err := c.LargestGap()
@@ -130,7 +131,7 @@ func TestKillModeMixedLosesContainersOfThatNodeAlone(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			cgroup := exec1(t, mixed, "cat", fmt.Sprintf("/proc/%d/cgroup", shim))
+			cgroup := onNode(t, mixed, "cat", fmt.Sprintf("/proc/%d/cgroup", shim))
 			if !strings.Contains(cgroup, ":/system.slice/containerd.service") {
 				t.Errorf("the shim is in the cgroups\n%s\nwant it in containerd's", cgroup)
 			}
@@ -170,7 +171,7 @@ func TestConfigurationsOfANode(t *testing.T) {
 				if got, err := os.ReadFile(n.Path("/etc/containerd/config.toml")); err != nil || string(got) != text {
 					t.Errorf("the node has the configuration\n%s%v\nwant\n%s", got, err, text)
 				}
-				if dump := exec1(t, n, "containerd", "config", "dump"); !strings.Contains(dump, rig.NodeHostsDir) {
+				if dump := onNode(t, n, "containerd", "config", "dump"); !strings.Contains(dump, rig.NodeHostsDir) {
 					t.Errorf("containerd does not understand\n%s", text)
 				}
 				rigtest.Counter(t, n, "a")
@@ -186,7 +187,7 @@ func TestConfigurationsOfANode(t *testing.T) {
 		t.Run(line+" broken", func(t *testing.T) {
 			n := rigtest.Node(t, rig.NodeConfig{Line: line, ConfigTOML: "[", NoCRI: true})
 			eventually(t, "systemd to see that containerd fails", func() bool {
-				return exec1(t, n, "systemctl", "show", "--value", "-p", "Result", "containerd") == "exit-code"
+				return onNode(t, n, "systemctl", "show", "--value", "-p", "Result", "containerd") == "exit-code"
 			})
 		})
 	}
@@ -202,7 +203,7 @@ func TestRebootKeepsTheDiskAlone(t *testing.T) {
 		Files: map[string]string{"/opt/boots.sh": "#!/bin/sh\necho >>/var/lib/boots\n", "/etc/motd": "hello"},
 		Units: map[string]string{"boots.service": unit},
 	})
-	bootID := func() string { return exec1(t, n, "cat", "/proc/sys/kernel/random/boot_id") }
+	bootID := func() string { return onNode(t, n, "cat", "/proc/sys/kernel/random/boot_id") }
 	boots := func() int {
 		text, err := os.ReadFile(n.Path("/var/lib/boots"))
 		if err != nil {
@@ -216,7 +217,7 @@ func TestRebootKeepsTheDiskAlone(t *testing.T) {
 	}
 	ids := []string{strings.TrimSpace(string(kernel)), bootID()}
 	c := rigtest.Counter(t, n, "a")
-	if got := exec1(t, n, "cat", "/etc/motd"); got != "hello" {
+	if got := onNode(t, n, "cat", "/etc/motd"); got != "hello" {
 		t.Errorf("the file that the node was to have has %q", got)
 	}
 	again := map[string]func() error{
@@ -226,9 +227,9 @@ func TestRebootKeepsTheDiskAlone(t *testing.T) {
 		},
 	}
 	for i, name := range []string{"reboot", "power loss"} {
-		exec1(t, n, "systemd-run", "--unit=later", "--on-active=1h", "/bin/true")
+		onNode(t, n, "systemd-run", "--unit=later", "--on-active=1h", "/bin/true")
 		for _, path := range []string{"/etc/mine", "/var/lib/mine", "/usr/local/lib/mine", "/run/mine"} {
-			exec1(t, n, "touch", path)
+			onNode(t, n, "touch", path)
 		}
 		if err := again[name](); err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -240,7 +241,7 @@ func TestRebootKeepsTheDiskAlone(t *testing.T) {
 				t.Errorf("%s: %s is there: %t, want %t", name, path, err == nil, want)
 			}
 		}
-		if got := exec1(t, n, "systemctl", "show", "--value", "-p", "LoadState", "later.timer"); got != "not-found" {
+		if got := onNode(t, n, "systemctl", "show", "--value", "-p", "LoadState", "later.timer"); got != "not-found" {
 			t.Errorf("%s: the transient timer is %q, want not-found", name, got)
 		}
 		id := bootID()
@@ -309,7 +310,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	n := rigtest.Node(t, rig.NodeConfig{Line: "2.4", Dir: dir})
 	rigtest.Counter(t, n, "a")
 	// A process that has gone from its parent, in namespaces and with a mount of its own.
-	exec1(t, n, "sh", "-c", "unshare --mount --net --pid --fork sh -c 'mount -t tmpfs tmpfs /mnt; exec sleep 1000' >/dev/null 2>&1 &")
+	onNode(t, n, "sh", "-c", "unshare --mount --net --pid --fork sh -c 'mount -t tmpfs tmpfs /mnt; exec sleep 1000' >/dev/null 2>&1 &")
 	cgroup := cgroupOf(t, n.Leader())
 	network, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", n.Leader()))
 	if err != nil {

@@ -48,7 +48,7 @@ func TestSandboxTalksToSystemdWithoutCapabilities(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	want := "MainPID " + exec1(t, n, "systemctl", "show", "--value", "-p", "MainPID", "containerd")
+	want := "MainPID " + onNode(t, n, "systemctl", "show", "--value", "-p", "MainPID", "containerd")
 	s, err := n.RunSandboxed(t.Context(), rig.SandboxConfig{
 		Program: program, Argv: []string{"/bin/asks"}, Mounts: []rig.SandboxMount{{Source: "/run/systemd"}},
 	})
@@ -75,7 +75,7 @@ func TestSandboxTalksToSystemdWithoutCapabilities(t *testing.T) {
 
 func TestSandboxSeesWhatIsMountedAlone(t *testing.T) {
 	n := rigtest.Node(t, rig.NodeConfig{Line: "2.4"})
-	exec1(t, n, "touch", "/var/lib/containerd/secret")
+	onNode(t, n, "touch", "/var/lib/containerd/secret")
 	got, status := output(t, n, rig.SandboxConfig{
 		Argv: shell(`ls -m / /run /var/lib; touch /x; touch /state/x && echo wrote; touch /etc/containerd/x; echo "$NAME"`),
 		Env:  []string{"NAME=value"},
@@ -107,8 +107,8 @@ func TestSandboxHasWhatItIsGivenAlone(t *testing.T) {
 	const show = `grep -e CapEff -e CapBnd -e NoNewPrivs /proc/self/status; id -u; [ $$ = 1 ] && echo own pid; ` +
 		`[ -d /proc/1/root/opt/containerd ] && echo host root; cat /sys/class/net/lo/ifindex; readlink /proc/self/ns/net; ` +
 		`cat /proc/sys/kernel/random/boot_id`
-	network := exec1(t, n, "readlink", "/proc/self/ns/net")
-	boot := exec1(t, n, "cat", "/proc/sys/kernel/random/boot_id")
+	network := onNode(t, n, "readlink", "/proc/self/ns/net")
+	boot := onNode(t, n, "cat", "/proc/sys/kernel/random/boot_id")
 	got, _ := output(t, n, rig.SandboxConfig{Argv: shell(show), Mounts: nodeSystem()})
 	want := strings.Join([]string{
 		"CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "0", "own pid", "1", network, boot,

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -102,4 +103,29 @@ func sandboxBeside(t *testing.T, s *rig.Supervisor) (waits *rig.Sandboxed) {
 		t.Errorf("in the sandbox there is no socket: status %d, %v\n%s", status, err, p.Output())
 	}
 	return run("sleep", "1000")
+}
+
+func TestSupervisedContainerdEndsWithItsSupervisor(t *testing.T) {
+	for _, isolated := range []bool{false, true} {
+		s := rigtest.Supervisor(t, rig.SupervisorConfig{
+			ContainerdConfig: rig.ContainerdConfig{Line: "2.4"}, PIDNamespace: isolated,
+		})
+		daemon := s.PID()
+		stat, err := os.ReadFile("/proc/" + strconv.Itoa(daemon) + "/stat")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, after, _ := strings.Cut(string(stat), ") ")
+		loop, err := strconv.Atoi(strings.Fields(after)[1]) // the parent, see proc(5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Kill(loop, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "containerd to end", func() bool { return errors.Is(unix.Kill(daemon, 0), unix.ESRCH) })
+		if pid := s.PID(); pid != 0 {
+			t.Errorf("containerd is said to be process %d", pid)
+		}
+	}
 }

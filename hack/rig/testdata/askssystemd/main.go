@@ -16,7 +16,7 @@ func main() {
 		fmt.Println("error:", err)
 		os.Exit(3)
 	}
-	select {}
+	time.Sleep(time.Hour)
 }
 
 func run() error {
