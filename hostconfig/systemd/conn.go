@@ -4,17 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"net"
-	"os"
-	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
-	sd "github.com/coreos/go-systemd/v22/dbus"
-	"github.com/godbus/dbus/v5"
 )
 
 const (
@@ -78,7 +70,7 @@ func (m *Manager) Close() error {
 	defer func() { m.turn <- struct{}{} }()
 	m.closed = true
 	if m.link != nil {
-		m.link.Close()
+		m.link.conn.Close()
 	}
 	return nil
 }
@@ -152,7 +144,7 @@ func (m *Manager) connected(ctx context.Context) (*link, error) {
 		if !m.link.isGone() {
 			return m.link, nil
 		}
-		m.link.Close()
+		m.link.conn.Close()
 		m.link = nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
@@ -167,135 +159,4 @@ func (m *Manager) connected(ctx context.Context) (*link, error) {
 		failed = fmt.Errorf("%w; %s: %w (%s)", failed, s.path, err, s.advice(err))
 	}
 	return nil, failed
-}
-
-// socket is one way to systemd.
-type socket struct {
-	path string
-	bus  bool // it is the message bus, not PID 1 itself
-}
-
-// connect opens the two connections that go-systemd wants, one for requests and one for signals, and asks systemd
-// something: a bus may be there without a systemd on it.
-func (s socket) connect(ctx context.Context) (*link, error) {
-	alive, cancel := context.WithCancel(context.Background())
-	l := &link{gone: alive.Done()}
-	giveUp := context.AfterFunc(ctx, cancel) // go-systemd waits for answers without a context
-	defer giveUp()
-	conn, err := sd.NewConnection(func() (*dbus.Conn, error) {
-		c, err := s.dial(ctx)
-		if err != nil {
-			return nil, err
-		}
-		context.AfterFunc(alive, func() { c.Close() })
-		context.AfterFunc(c.Context(), cancel)
-		if l.requests == nil {
-			l.requests = c
-		}
-		return c, nil
-	})
-	if err != nil {
-		cancel()
-		return nil, err
-	}
-	l.Conn = conn
-	if _, err := l.version(ctx); err != nil {
-		cancel()
-		return nil, fmt.Errorf("ask for systemd's version: %w", because(ctx, err))
-	}
-	return l, nil
-}
-
-func (s socket) dial(ctx context.Context) (*dbus.Conn, error) {
-	// Not with ctx: that would end the connection with the call that happened to open it.
-	c, err := dbus.Dial("unix:path=" + dbus.EscapeBusAddressValue(s.path))
-	if err != nil {
-		return nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { c.Close() })
-	defer stop()
-	// The numeric uid, as a name could not be looked up everywhere.
-	if err = c.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Geteuid()))}); err == nil && s.bus {
-		err = c.Hello() // PID 1 itself is no bus and has no Hello
-	}
-	if err != nil {
-		c.Close()
-		return nil, fmt.Errorf("authenticate as uid %d: %w", os.Geteuid(), because(ctx, err))
-	}
-	return c, nil
-}
-
-// because is err, or the end of ctx where that is what closed the connection and so made err.
-func because(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return err
-}
-
-// advice says what a person can do about an error of connect.
-func (s socket) advice(err error) string {
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
-		return "on the node: is systemd its init? In a pod: mount the node's directory " + s.dir() + ", not the socket"
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return "nobody listens there: it is restarting, or a socket instead of its directory " + s.dir() + " is mounted"
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, io.EOF), errors.Is(err, syscall.EPIPE),
-		errors.Is(err, syscall.ECONNRESET), errors.Is(err, net.ErrClosed):
-		return "run as uid 0 of the node, without a user namespace"
-	case neverSent(err):
-		return "there is a message bus, but no systemd on it"
-	case errors.Is(err, context.DeadlineExceeded):
-		return "it accepts connections but does not answer: is PID 1 stopped, or very busy?"
-	}
-	return "see whether systemctl works on the node"
-}
-
-// dir is where the socket lies on a node.
-func (s socket) dir() string {
-	if s.bus {
-		return "/run/dbus"
-	}
-	return "/run/systemd"
-}
-
-// link is one connection to systemd.
-type link struct {
-	*sd.Conn
-	requests *dbus.Conn      // what go-systemd sends requests on, for those that it has no method for
-	gone     <-chan struct{} // closed when either of the two connections has ended
-}
-
-func (l *link) isGone() bool {
-	select {
-	case <-l.gone:
-		return true
-	default:
-		return false
-	}
-}
-
-const (
-	destination      = "org.freedesktop.systemd1"
-	managerPath      = "/org/freedesktop/systemd1"
-	managerInterface = "org.freedesktop.systemd1.Manager"
-)
-
-// call calls a method of systemd's Manager that go-systemd does not have.
-func (l *link) call(ctx context.Context, method string, args ...any) *dbus.Call {
-	return l.requests.Object(destination, managerPath).CallWithContext(ctx, managerInterface+"."+method, 0, args...)
-}
-
-func (l *link) version(ctx context.Context) (string, error) {
-	var v dbus.Variant
-	err := l.requests.Object(destination, managerPath).CallWithContext(ctx,
-		"org.freedesktop.DBus.Properties.Get", 0, managerInterface, "Version").Store(&v)
-	if err != nil {
-		return "", err
-	}
-	version, ok := v.Value().(string)
-	if !ok {
-		return "", fmt.Errorf("version is a %s, not a string", v.Signature())
-	}
-	return version, nil
 }

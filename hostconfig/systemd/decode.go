@@ -19,7 +19,7 @@ const (
 
 // decodeUnit makes a Unit of the properties that systemd answers. It fails when one is missing or of another type:
 // a zero that nobody answered must not pass for a fact.
-func decodeUnit(props map[string]any) (Unit, error) {
+func decodeUnit(props map[string]dbus.Variant) (Unit, error) {
 	d := decoder{props: props}
 	u := Unit{
 		Name:             text(&d, "Id"),
@@ -78,21 +78,21 @@ func (d *decoder) service(u *Unit) {
 
 // decoder reads properties and collects what is wrong with them.
 type decoder struct {
-	props map[string]any
+	props map[string]dbus.Variant
 	errs  []error
 }
 
 func (d *decoder) fail(name string) {
-	value, ok := d.props[name]
+	v, ok := d.props[name]
 	if !ok {
 		d.errs = append(d.errs, fmt.Errorf("systemd does not tell the property %s; is it older than 236?", name))
 		return
 	}
-	d.errs = append(d.errs, fmt.Errorf("systemd tells the property %s in a form that is not known: %T", name, value))
+	d.errs = append(d.errs, fmt.Errorf("systemd tells the property %s in a form that is not known: %s", name, v.Signature()))
 }
 
 func value[T any](d *decoder, name string) T {
-	v, ok := d.props[name].(T)
+	v, ok := d.props[name].Value().(T)
 	if !ok {
 		d.fail(name)
 	}
@@ -161,12 +161,4 @@ func (d *decoder) commands(name string) []Exec {
 		list = append(list, Exec{Path: p, Argv: argv, IgnoreFailure: ignore})
 	}
 	return list
-}
-
-func plain(props map[string]dbus.Variant) map[string]any {
-	out := make(map[string]any, len(props))
-	for name, v := range props {
-		out[name] = v.Value()
-	}
-	return out
 }

@@ -3,7 +3,11 @@ package systemd
 import (
 	"context"
 	"fmt"
+	"path"
+	"strconv"
 	"time"
+
+	"github.com/godbus/dbus/v5"
 )
 
 // Results of jobs, from org.freedesktop.systemd1(5), JobRemoved.
@@ -27,75 +31,93 @@ const jobPoll = time.Second
 //
 // Call ResetFailed before: a start beyond the unit's StartLimitBurst leaves it down.
 func (m *Manager) Restart(ctx context.Context, unit string) (result string, err error) {
-	return m.job(ctx, "restart", unit, func(ctx context.Context, l *link, result chan<- string) (int, error) {
-		return l.RestartUnitContext(ctx, unit, "replace", result)
+	return m.job(ctx, "restart", unit, func(ctx context.Context, l *link, result chan<- string) (dbus.ObjectPath, error) {
+		return l.job(ctx, result, "RestartUnit", unit, "replace")
 	})
 }
 
 // Start starts a unit, and waits as Restart does. A unit that runs is left alone, with ResultDone.
 func (m *Manager) Start(ctx context.Context, unit string) (result string, err error) {
-	return m.job(ctx, "start", unit, func(ctx context.Context, l *link, result chan<- string) (int, error) {
-		return l.StartUnitContext(ctx, unit, "replace", result)
+	return m.job(ctx, "start", unit, func(ctx context.Context, l *link, result chan<- string) (dbus.ObjectPath, error) {
+		return l.job(ctx, result, "StartUnit", unit, "replace")
 	})
 }
 
 // Stop stops a unit, and waits as Restart does.
 func (m *Manager) Stop(ctx context.Context, unit string) (result string, err error) {
-	return m.job(ctx, "stop", unit, func(ctx context.Context, l *link, result chan<- string) (int, error) {
-		return l.StopUnitContext(ctx, unit, "replace", result)
+	return m.job(ctx, "stop", unit, func(ctx context.Context, l *link, result chan<- string) (dbus.ObjectPath, error) {
+		return l.job(ctx, result, "StopUnit", unit, "replace")
 	})
 }
 
-// job queues a job and waits for its result.
+// job queues a job and waits for its result. It does not rely on the signal with the result alone: systemd sends none on
+// its own socket for a job that ends while it is being re-executed.
 func (m *Manager) job(
-	ctx context.Context, verb, unit string, queue func(context.Context, *link, chan<- string) (int, error),
+	ctx context.Context, verb, unit string, queue func(context.Context, *link, chan<- string) (dbus.ObjectPath, error),
 ) (string, error) {
 	if err := checkName(unit); err != nil {
 		return "", err
 	}
-	// Capacity one, so that go-systemd never waits for us, and the result may come after we have left.
 	result := make(chan string, 1)
-	var id int
+	var job dbus.ObjectPath
+	var on *link // the connection on which the result comes
 	err := m.tell(ctx, func(ctx context.Context, l *link) (err error) {
-		id, err = queue(ctx, l, result)
+		on = l
+		job, err = queue(ctx, l, result)
 		return err
 	})
 	if err != nil {
 		return "", fmt.Errorf("%s %s: %w", verb, unit, err)
 	}
+	r, err := m.await(ctx, on, job, result)
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w", verb, unit, err)
+	}
+	return r, nil
+}
+
+func (m *Manager) await(ctx context.Context, on *link, job dbus.ObjectPath, result chan string) (string, error) {
+	poll := time.NewTicker(jobPoll)
+	defer poll.Stop()
+	defer func() { on.jobs.leave(job, result) }()
 	for {
 		select {
 		case r := <-result:
 			return r, nil
 		case <-ctx.Done():
-			return "", fmt.Errorf("%s %s: no result yet: %w", verb, unit, ctx.Err())
-		case <-time.After(jobPoll):
+			return "", fmt.Errorf("no result yet: %w", ctx.Err())
+		case <-on.conn.Context().Done():
+		case <-poll.C:
 		}
-		over, err := m.jobIsOver(ctx, id)
+		known := false
+		err := m.ask(ctx, answerTimeout, func(ctx context.Context, l *link) error {
+			if l != on { // first wait there, then look whether there is something to wait for
+				l.jobs.watch(job, result)
+				on = l
+			}
+			id, err := strconv.ParseUint(path.Base(string(job)), 10, 32)
+			if err != nil {
+				return err
+			}
+			err = l.call(ctx, "GetJob", uint32(id)).Err
+			if known = err == nil; dbusName(err) == nameNoSuchJob {
+				return nil
+			}
+			return err
+		})
 		if err != nil {
-			return "", fmt.Errorf("%s %s: %w", verb, unit, err)
+			return "", err
 		}
-		if !over {
+		if known {
 			continue
 		}
 		select {
 		case r := <-result:
 			return r, nil
-		case <-time.After(jobPoll): // systemd sent it before it answered; it cannot be far
-			return "", fmt.Errorf("%s %s: %w", verb, unit, ErrResultLost)
+		default:
+			return "", ErrResultLost
 		}
 	}
-}
-
-// jobIsOver reports whether systemd has no job of this id any more.
-func (m *Manager) jobIsOver(ctx context.Context, id int) (bool, error) {
-	err := m.ask(ctx, answerTimeout, func(ctx context.Context, l *link) error {
-		return l.call(ctx, "GetJob", uint32(id)).Err
-	})
-	if dbusName(err) == nameNoSuchJob {
-		return true, nil
-	}
-	return false, err
 }
 
 // ResetFailed forgets that a unit failed and how often it was started, so that it may be started again. A unit that is
@@ -105,7 +127,7 @@ func (m *Manager) ResetFailed(ctx context.Context, unit string) error {
 		return err
 	}
 	err := m.ask(ctx, answerTimeout, func(ctx context.Context, l *link) error {
-		return l.ResetFailedUnitContext(ctx, unit)
+		return l.call(ctx, "ResetFailedUnit", unit).Err
 	})
 	if err != nil && dbusName(err) != nameNoSuchUnit {
 		return fmt.Errorf("reset %s: %w", unit, err)
@@ -116,7 +138,7 @@ func (m *Manager) ResetFailed(ctx context.Context, unit string) error {
 // Reload makes systemd read all unit files again (daemon-reload). It also brings into force what others have edited:
 // see Unit.NeedDaemonReload.
 func (m *Manager) Reload(ctx context.Context) error {
-	err := m.ask(ctx, reloadTimeout, func(ctx context.Context, l *link) error { return l.ReloadContext(ctx) })
+	err := m.ask(ctx, reloadTimeout, func(ctx context.Context, l *link) error { return l.call(ctx, "Reload").Err })
 	if err != nil {
 		return fmt.Errorf("reload systemd: %w", err)
 	}
@@ -128,9 +150,10 @@ func (m *Manager) Reload(ctx context.Context) error {
 // system that is mounted later. Enable does not Reload.
 func (m *Manager) Enable(ctx context.Context, files ...string) error {
 	var hasInstall bool
-	err := m.ask(ctx, answerTimeout, func(ctx context.Context, l *link) (err error) {
-		hasInstall, _, err = l.EnableUnitFilesContext(ctx, files, false, false)
-		return err
+	var changes []any
+	err := m.ask(ctx, answerTimeout, func(ctx context.Context, l *link) error {
+		const untilReboot, force = false, false
+		return l.call(ctx, "EnableUnitFiles", files, untilReboot, force).Store(&hasInstall, &changes)
 	})
 	if err != nil {
 		return fmt.Errorf("enable %q: %w", files, err)
@@ -145,8 +168,8 @@ func (m *Manager) Enable(ctx context.Context, files ...string) error {
 // as they are.
 func (m *Manager) Disable(ctx context.Context, units ...string) error {
 	err := m.ask(ctx, answerTimeout, func(ctx context.Context, l *link) error {
-		_, err := l.DisableUnitFilesContext(ctx, units, false)
-		return err
+		const untilReboot = false
+		return l.call(ctx, "DisableUnitFiles", units, untilReboot).Err
 	})
 	if err != nil {
 		return fmt.Errorf("disable %q: %w", units, err)

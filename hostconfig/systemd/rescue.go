@@ -8,6 +8,7 @@ import (
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/dbus"
+	"github.com/godbus/dbus/v5"
 )
 
 const (
@@ -61,11 +62,7 @@ func (m *Manager) Arm(ctx context.Context, r Rescue) error {
 	if err := r.Validate(); err != nil {
 		return fmt.Errorf("arm %s: %w", r.Name, err)
 	}
-	timer, service := r.properties()
-	result, err := m.job(ctx, "start", r.Name+".timer", func(ctx context.Context, l *link, ch chan<- string) (int, error) {
-		aux := []sd.PropertyCollection{{Name: r.Name + ".service", Properties: service}}
-		return l.StartTransientUnitAux(ctx, r.Name+".timer", "fail", timer, aux, ch)
-	})
+	result, err := m.job(ctx, "start", r.Name+".timer", r.start)
 	if errors.Is(err, ErrUnitExists) {
 		return fmt.Errorf("arm %s: %w", r.Name, err)
 	}
@@ -103,15 +100,16 @@ func (r Rescue) Validate() error {
 	return checkText(r.Description)
 }
 
-func (r Rescue) properties() (timer, service []sd.Property) {
-	timer = []sd.Property{
+// start makes the timer and the service, and starts the timer.
+func (r Rescue) start(ctx context.Context, l *link, result chan<- string) (dbus.ObjectPath, error) {
+	timer := []sd.Property{
 		property("Description", r.Description),
 		property("TimersMonotonic", []timerSpec{{"OnActiveSec", microseconds(r.After)}}),
 		property("AccuracyUSec", microseconds(timerAccuracy)),
 		property("RemainAfterElapse", false),
 		property("CollectMode", "inactive-or-failed"),
 	}
-	service = []sd.Property{
+	service := []sd.Property{
 		property("Description", r.Description),
 		property("Type", "oneshot"),
 		property("ExecStart", execStarts(r.Steps)),
@@ -120,7 +118,8 @@ func (r Rescue) properties() (timer, service []sd.Property) {
 		property("RemainAfterExit", true),
 		property("CollectMode", "inactive"),
 	}
-	return timer, service
+	return l.job(ctx, result, "StartTransientUnit", r.Name+".timer", "fail", timer,
+		[]sd.PropertyCollection{{Name: r.Name + ".service", Properties: service}})
 }
 
 // confirmArmed reads back what systemd made of a Rescue.

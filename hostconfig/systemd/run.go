@@ -107,13 +107,13 @@ func (m *Manager) run(ctx context.Context, unit string, c Command) (r Result, er
 	defer stderr.close()
 
 	// The start job of a oneshot is over when the command has ended.
-	outcome, err := m.job(ctx, "start", unit, func(ctx context.Context, l *link, result chan<- string) (int, error) {
-		id, err := l.StartTransientUnitContext(ctx, unit, "fail", runProperties(c, stdout, stderr), result)
+	outcome, err := m.job(ctx, "start", unit, func(ctx context.Context, l *link, result chan<- string) (dbus.ObjectPath, error) {
+		job, err := l.job(ctx, result, "StartTransientUnit", unit, "fail", runProperties(c, stdout, stderr), []sd.PropertyCollection{})
 		if !neverSent(err) {
 			stdout.closeWriter() // systemd has its own now; with ours open, the output would not end
 			stderr.closeWriter()
 		}
-		return id, err
+		return job, err
 	})
 	if err != nil || outcome != ResultDone {
 		r.ExitCode, err = m.endRun(ctx, unit, c, err)
@@ -127,7 +127,7 @@ func (m *Manager) run(ctx context.Context, unit string, c Command) (r Result, er
 }
 
 func runProperties(c Command, stdout, stderr *drain) []sd.Property {
-	properties := []sd.Property{
+	props := []sd.Property{
 		property("Description", "hotplate: "+c.Name),
 		property("Type", "oneshot"),
 		property("ExecStart", []execStart{{c.Argv[0], c.Argv, false}}),
@@ -139,9 +139,9 @@ func runProperties(c Command, stdout, stderr *drain) []sd.Property {
 		property("StandardErrorFileDescriptor", dbus.UnixFD(stderr.writer)),
 	}
 	if len(c.Binds) > 0 {
-		properties = append(properties, property("BindReadOnlyPaths", bindPaths(c.Binds)))
+		props = append(props, property("BindReadOnlyPaths", bindPaths(c.Binds)))
 	}
-	return properties
+	return props
 }
 
 // endRun finds out how a command ended that did not succeed, ends it if it still runs, and takes its unit away. cause is
@@ -175,17 +175,13 @@ func (m *Manager) endRun(ctx context.Context, unit string, c Command, cause erro
 // sweep takes away failed units of runs, older than age, whose caller died before it could. It is housekeeping: what it does not get
 // done now, the next run will.
 func (m *Manager) sweep(ctx context.Context, age time.Duration) {
-	var list []sd.UnitStatus
-	err := m.ask(ctx, answerTimeout, func(ctx context.Context, l *link) (err error) {
-		list, err = l.ListUnitsByPatternsContext(ctx, []string{"failed"}, []string{runPrefix + "*.service"})
-		return err
-	})
+	list, err := m.list(ctx, "failed", runPrefix+"*.service")
 	if err != nil {
 		return
 	}
-	for _, s := range list {
-		if u, err := m.Unit(ctx, s.Name); err == nil && time.Since(u.StateChange) > age {
-			_ = m.ResetFailed(ctx, s.Name)
+	for _, name := range list {
+		if u, err := m.Unit(ctx, name); err == nil && time.Since(u.StateChange) > age {
+			_ = m.ResetFailed(ctx, name)
 		}
 	}
 }

@@ -17,7 +17,7 @@ const (
 	cp        = "/bin/cp"
 	mv        = "/bin/mv"
 	rm        = "/bin/rm"
-	sync      = "/bin/sync"
+	syncFile  = "/bin/sync"
 	systemctl = "/bin/systemctl"
 
 	sha256sum = "/usr/bin/sha256sum" // it is not one of those that were ever in /bin
@@ -29,9 +29,9 @@ func RestoreFile(backup, file string) []Step {
 	temp := file + ".hotplate-restore"
 	return []Step{
 		{Argv: []string{cp, "-p", backup, temp}},
-		{Argv: []string{sync, temp}, IgnoreFailure: true}, // an old or small sync may not take a path
+		{Argv: []string{syncFile, temp}, IgnoreFailure: true}, // an old or small sync may not take a path
 		{Argv: []string{mv, "-f", temp, file}},
-		{Argv: []string{sync, path.Dir(file)}, IgnoreFailure: true},
+		{Argv: []string{syncFile, path.Dir(file)}, IgnoreFailure: true},
 	}
 }
 
@@ -43,7 +43,7 @@ func CheckSums(list string) Step { return Step{Argv: []string{sha256sum, "--chec
 func RemoveFile(file string) []Step {
 	return []Step{
 		{Argv: []string{rm, "-f", file}},
-		{Argv: []string{sync, path.Dir(file)}, IgnoreFailure: true},
+		{Argv: []string{syncFile, path.Dir(file)}, IgnoreFailure: true},
 	}
 }
 

@@ -84,7 +84,7 @@ func (m *Manager) Unit(ctx context.Context, name string) (Unit, error) {
 	}
 	var u Unit
 	err := m.ask(ctx, answerTimeout, func(ctx context.Context, l *link) error {
-		props, err := l.GetAllPropertiesContext(ctx, name)
+		props, err := l.all(ctx, unitPath(name))
 		if err != nil {
 			return err
 		}
@@ -107,17 +107,15 @@ func (m *Manager) UnitOfPID(ctx context.Context, pid int) (Unit, error) {
 	}
 	var u Unit
 	err := m.ask(ctx, answerTimeout, func(ctx context.Context, l *link) error {
-		p, err := l.GetUnitByPID(ctx, uint32(pid))
+		var path dbus.ObjectPath
+		if err := l.call(ctx, "GetUnitByPID", uint32(pid)).Store(&path); err != nil {
+			return err
+		}
+		props, err := l.all(ctx, path)
 		if err != nil {
 			return err
 		}
-		props := map[string]dbus.Variant{}
-		err = l.requests.Object(destination, p).CallWithContext(ctx,
-			"org.freedesktop.DBus.Properties.GetAll", 0, "").Store(&props)
-		if err != nil {
-			return err
-		}
-		u, err = decodeUnit(plain(props))
+		u, err = decodeUnit(props)
 		return err
 	})
 	if err != nil {
@@ -193,6 +191,33 @@ func (m *Manager) Processes(ctx context.Context, name string) ([]Process, error)
 	}
 	slices.SortFunc(processes, func(a, b Process) int { return a.PID - b.PID })
 	return processes, nil
+}
+
+// list are the names of loaded units in a state, or any, that match pattern.
+func (m *Manager) list(ctx context.Context, state, pattern string) ([]string, error) {
+	var list []struct {
+		Name, Description, LoadState, ActiveState, SubState, Following string
+		Path                                                           dbus.ObjectPath
+		Job                                                            uint32
+		JobType                                                        string
+		JobPath                                                        dbus.ObjectPath
+	}
+	states := []string{}
+	if state != "" {
+		states = append(states, state)
+	}
+	err := m.ask(ctx, answerTimeout, func(ctx context.Context, l *link) error {
+		list = nil
+		return l.call(ctx, "ListUnitsByPatterns", states, []string{pattern}).Store(&list)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the units %s: %w", pattern, err)
+	}
+	names := make([]string, len(list))
+	for i, u := range list {
+		names[i] = u.Name
+	}
+	return names, nil
 }
 
 // checkName refuses what systemd would take for another unit or answer with a puzzle.
