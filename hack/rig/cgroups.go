@@ -16,7 +16,8 @@ import (
 // cgroupPrefix begins the names of the cgroups that newCgroup makes; the id of the process that made it follows.
 const cgroupPrefix = "rig-"
 
-// cgroup is one cgroup with the same name at the top of every hierarchy: one directory with cgroup v2, about ten with v1.
+// cgroup is one cgroup with the same name at the top of every hierarchy: one directory with cgroup v2, about ten with
+// v1.
 type cgroup []string
 
 // newCgroup makes a cgroup that no other process is in. It first removes those that were left by processes that died.
@@ -90,7 +91,8 @@ func openCpuset(dir string) error {
 	return err
 }
 
-// remove takes the cgroup and all below it away. Its processes must have ended; the kernel lets go of them a moment later.
+// remove takes the cgroup and all below it away. Its processes must have ended; the kernel lets go of them a moment
+// later.
 func (c cgroup) remove() error {
 	var errs []error
 	deadline := time.Now().Add(grace)

@@ -15,8 +15,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Counter is a pod on the node's network with one container that counts ten times a second, to a file and to its standard
-// output, which containerd keeps as the kubelet asks it to. Nobody restarts it. Its methods may be called concurrently.
+// Counter is a pod on the node's network with one container that counts ten times a second, to a file and to its
+// standard output, which containerd keeps as the kubelet asks it to. Nobody restarts it. Its methods may be called
+// concurrently.
 type Counter struct {
 	// Name is that of the pod and of the container, PodID and ContainerID are CRI's.
 	Name, PodID, ContainerID string
@@ -26,8 +27,8 @@ type Counter struct {
 	out, log string
 }
 
-// StartCounter starts a counter and waits for its first line. The images are imported before if the daemon does not have
-// them. Names are not used twice.
+// StartCounter starts a counter and waits for its first line. The images are imported before if the daemon does not
+// have them. Names are not used twice.
 func (n *Node) StartCounter(ctx context.Context, name string) (*Counter, error) {
 	return startCounter(ctx, n, name)
 }
@@ -95,7 +96,8 @@ func (c *Counter) start(ctx context.Context, cri *CRI, out string) error {
 		return fmt.Errorf("create the container: %w", err)
 	}
 	c.ContainerID = created.GetContainerId()
-	if _, err := cri.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: c.ContainerID}); err != nil {
+	_, err = cri.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: c.ContainerID})
+	if err != nil {
 		return fmt.Errorf("start the container: %w", err)
 	}
 	return nil
@@ -117,7 +119,9 @@ func (c *Counter) Status(ctx context.Context) (CounterStatus, error) {
 		return CounterStatus{}, err
 	}
 	defer cri.Close()
-	r, err := cri.Runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: c.ContainerID, Verbose: true})
+	r, err := cri.Runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{
+		ContainerId: c.ContainerID, Verbose: true,
+	})
 	if err != nil {
 		return CounterStatus{}, fmt.Errorf("CRI status of counter %s: %w", c.Name, err)
 	}
@@ -194,9 +198,9 @@ func readLines(path string, skip int) ([]Line, error) {
 	return lines, nil
 }
 
-// Check waits until it has counted three more and containerd has logged them, and fails when it does not within ten seconds
-// or a number is missing in its file or in the log. Where containerd was killed use CheckFile, for it may have read lines
-// that it did not log.
+// Check waits until it has counted three more and containerd has logged them, and fails when it does not within ten
+// seconds or a number is missing in its file or in the log. Where containerd was killed use CheckFile, for it may have
+// read lines that it did not log.
 func (c *Counter) Check(ctx context.Context) error {
 	if err := c.CheckFile(ctx); err != nil {
 		return err
@@ -241,7 +245,8 @@ func (c *Counter) check(ctx context.Context, what string, want int, read func() 
 	return nil
 }
 
-// LargestGap is the longest time between two lines of its file; without any disturbance it is a little more than 100 ms.
+// LargestGap is the longest time between two lines of its file; without any disturbance it is a little more than 100
+// ms.
 func (c *Counter) LargestGap() (time.Duration, error) {
 	lines, err := c.Lines()
 	if err != nil {

@@ -18,8 +18,8 @@ import (
 // CounterImage is the image of counters. It is in no registry.
 const CounterImage = "registry.invalid/rig/counter:v1"
 
-// counterScript counts ten times a second, to a file and to its standard output. Each line has the number and the seconds
-// since the machine started.
+// counterScript counts ten times a second, to a file and to its standard output. Each line has the number and the
+// seconds since the machine started.
 const counterScript = `#!/usr/bin/busybox sh
 trap '[ -e /out/stubborn ] || exit 0' TERM
 n=0
@@ -32,7 +32,8 @@ while :; do
 done
 `
 
-// counterImages are the images that a pod with a counter needs, by name. sandbox is what the daemon calls its pause image.
+// counterImages are the images that a pod with a counter needs, by name. sandbox is what the daemon calls its pause
+// image.
 func counterImages(ctx context.Context, sandbox string) (map[name.Tag]v1.Image, error) {
 	root, err := ensurePart(ctx, "node-root")
 	if err != nil {

@@ -10,7 +10,7 @@
 //   - mounts_volume.go: [Volume], a small disk that can be filled.
 //   - containerd.go, containerd_config.go: [Containerd], a private daemon.
 //   - cri.go: [CRI], which asks a daemon for images as the kubelet does.
-//   - node.go, node_boot.go, node_root.go, node_config.go, node_exec.go: [Node], a machine with systemd, D-Bus and containerd.
+//   - node.go, node_boot.go, node_root.go, node_config.go, node_exec.go: [Node], a machine with systemd and containerd.
 //   - cgroups.go: cgroups of a node's own. procfs.go: what /proc says of processes.
 //   - supervisor.go: [Supervisor], a private daemon that a plain loop starts again and again, without systemd.
 //   - counter.go, counter_image.go: [Counter], a pod that counts, to see what a restart loses.
@@ -42,29 +42,30 @@
 //
 // # A node
 //
-// [StartNode] boots Debian with systemd as its first process, in less than a second. containerd is a unit, upstream's to
-// the letter, and its programs are in /usr/local/bin. Tests say what differs: config.toml, files, drop-ins and units.
+// [StartNode] boots Debian with systemd as its first process, in less than a second. containerd is a unit, upstream's
+// to the letter, and its programs are in /usr/local/bin. Tests say what differs: config.toml, files, drop-ins and
+// units.
 //
 //	n := rigtest.Node(t, rig.NodeConfig{Line: "2.4", ConfigTOML: text, DropIns: map[string]string{"10-kill.conf": dropIn}})
 //	out, err := n.Systemctl(ctx, "show", "-p", "MainPID", "containerd")
 //	text, err := os.ReadFile(n.Path("/etc/containerd/config.toml"))
 //	c := rigtest.Counter(t, n, "a")   // a pod; c.Status before and after, c.Check, c.LargestGap
 //	p, err := n.RunSandboxed(ctx, rig.SandboxConfig{Program: bin, Argv: []string{"/bin/agent"}, Mounts: []rig.SandboxMount{
-//		{Source: "/run/systemd"}, {Source: "/run/containerd"}, {Source: "/etc/containerd"}, {Source: "/var/lib/hotplate"}}})
+//		{Source: "/run/systemd"}, {Source: "/run/containerd"}, {Source: "/var/lib/hotplate"}}})
 //
 // A node has PID, mount, network, UTS, IPC and cgroup namespaces of its own and a cgroup of its own in every hierarchy:
-// nodes in one cgroup would share their trees, and then KillMode kills what it should not, or nothing. /etc and /var are
-// plain directories below Dir, the rest of the root is an overlay; all of it survives [Node.Reboot] and [Node.Kill].
-// boot_id changes with each boot, in sandboxes as well, though not in other pods, which see the kernel's. Where this machine
-// has no CAP_SYS_RESOURCE, a script in front of runc lets pods start all the same, whatever the configuration says. A node
-// takes eight inotify instances, so with Linux's default of 128 fifteen can run at once.
+// nodes in one cgroup would share their trees, and then KillMode kills what it should not, or nothing. /etc and /var
+// are plain directories below Dir, the rest of the root is an overlay; all of it survives [Node.Reboot] and
+// [Node.Kill]. boot_id changes with each boot, in sandboxes as well, though not in other pods, which see the kernel's.
+// Where this machine has no CAP_SYS_RESOURCE, a script in front of runc lets pods start all the same, whatever the
+// configuration says. A node takes eight inotify instances, so with Linux's default of 128 fifteen can run at once.
 //
-// systemctl in a sandbox without HostPID does not work, for it wants to know the process id of systemd; programs that speak
-// D-Bus do not, and work.
+// systemctl in a sandbox without HostPID does not work, for it wants to know the process id of systemd; programs that
+// speak D-Bus do not, and work.
 //
-// systemd-nspawn, which boots it, is the first process of a PID namespace around the node: when the test process dies, the
-// kernel kills all of the node and takes its mounts and network away. What is left are Dir and empty cgroups named rig-PID-*,
-// which the next StartNode removes.
+// systemd-nspawn, which boots it, is the first process of a PID namespace around the node: when the test process dies,
+// the kernel kills all of the node and takes its mounts and network away. What is left are Dir and empty cgroups named
+// rig-PID-*, which the next node's or supervisor's start removes.
 //
 // # To add a part
 //

@@ -36,8 +36,8 @@ type NodeConfig struct {
 	NoCRI bool
 }
 
-// Node is a running node. It has PID, mount, network, UTS and IPC namespaces and cgroups of its own, and no network but a
-// loopback interface. Its methods may be called concurrently, but for those that boot or end it.
+// Node is a running node. It has PID, mount, network, UTS and IPC namespaces and cgroups of its own, and no network but
+// a loopback interface. Its methods may be called concurrently, but for those that boot or end it.
 type Node struct {
 	cfg  NodeConfig
 	name string
@@ -50,8 +50,8 @@ type Node struct {
 	leader int      // 0 while the node is off
 }
 
-// StartNode boots a node and waits until systemd and containerd's CRI answer. ctx bounds the start alone. It needs root.
-// Parts are built first if they are not in the cache, which takes minutes.
+// StartNode boots a node and waits until systemd and containerd's CRI answer. ctx bounds the start alone. It needs
+// root. Parts are built first if they are not in the cache, which takes minutes.
 func StartNode(ctx context.Context, cfg NodeConfig) (*Node, error) {
 	if !slices.Contains(Lines(), cfg.Line) {
 		return nil, fmt.Errorf("no containerd line %q; there are %s", cfg.Line, strings.Join(Lines(), ", "))
@@ -97,8 +97,8 @@ func (n *Node) Leader() int {
 }
 
 // Path returns where this process finds a path of the node. Below /etc and /var that is a plain directory, whether the
-// node runs or not; elsewhere it holds until the node ends or boots again. An absolute symbolic link on the way would lead
-// out of the node: say /run, not /var/run.
+// node runs or not; elsewhere it holds until the node ends or boots again. An absolute symbolic link on the way would
+// lead out of the node: say /run, not /var/run.
 func (n *Node) Path(path string) string {
 	path = filepath.Clean("/" + path)
 	for _, top := range []string{"/etc", "/var"} {
@@ -146,5 +146,6 @@ func (n *Node) Reboot(ctx context.Context) error {
 	return n.Boot(ctx)
 }
 
-// Close ends the node at once and leaves neither process, mount, namespace nor cgroup. Its files stay for a look at them.
+// Close ends the node at once and leaves neither process, mount, namespace nor cgroup. Its files stay for a look at
+// them.
 func (n *Node) Close() error { return errors.Join(n.Kill(), n.cg.remove()) }

@@ -12,8 +12,8 @@ import (
 )
 
 // bootScript runs as the first process of a PID namespace, with mounts of its own, and becomes systemd-nspawn. When it
-// dies, however it dies, the kernel kills the node and takes the mounts away. Killing systemd-nspawn elsewhere would leave
-// the node running.
+// dies, however it dies, the kernel kills the node and takes the mounts away. Killing systemd-nspawn elsewhere would
+// leave the node running.
 const bootScript = `set -e
 for dir in $RIG_CGROUP; do echo 0 >"$dir/cgroup.procs"; done
 mount --make-rprivate /
@@ -80,7 +80,8 @@ func childInit(parent int) (int, error) {
 	return 0, errors.New("systemd has not started")
 }
 
-// WaitReady waits until the node has booted and containerd's CRI answers; with NoCRI only until systemd answers on D-Bus.
+// WaitReady waits until the node has booted and containerd's CRI answers; with NoCRI only until systemd answers on
+// D-Bus.
 func (n *Node) WaitReady(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()

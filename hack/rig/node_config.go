@@ -23,8 +23,9 @@ func ConfigVersions(line string) []int {
 	}
 }
 
-// BaseConfig renders a config.toml for a node: the registry's config_path and what makes pods start on a machine without
-// CAP_SYS_RESOURCE, and nothing else. version 0 is the newest that the line reads. hostsDir "" leaves config_path unset.
+// BaseConfig renders a config.toml for a node: the registry's config_path and what makes pods start on a machine
+// without CAP_SYS_RESOURCE, and nothing else. version 0 is the newest that the line reads. hostsDir "" leaves
+// config_path unset.
 func BaseConfig(line string, version int, hostsDir string) (string, error) {
 	versions := ConfigVersions(line)
 	if version == 0 {

@@ -197,7 +197,8 @@ func TestConfigurationsOfANode(t *testing.T) {
 }
 
 func TestRebootKeepsTheDiskAlone(t *testing.T) {
-	const unit = "[Service]\nType=oneshot\nExecStart=/opt/boots.sh\n[Install]\nWantedBy=containerd.service multi-user.target\n"
+	const unit = "[Service]\nType=oneshot\nExecStart=/opt/boots.sh\n" +
+		"[Install]\nWantedBy=containerd.service multi-user.target\n"
 	n := rigtest.Node(t, rig.NodeConfig{
 		Line:  "2.4",
 		Files: map[string]string{"/opt/boots.sh": "#!/bin/sh\necho >>/var/lib/boots\n", "/etc/motd": "hello"},
@@ -310,7 +311,8 @@ func TestCloseLeavesNothing(t *testing.T) {
 	n := rigtest.Node(t, rig.NodeConfig{Line: "2.4", Dir: dir})
 	rigtest.Counter(t, n, "a")
 	// A process that has gone from its parent, in namespaces and with a mount of its own.
-	onNode(t, n, "sh", "-c", "unshare --mount --net --pid --fork sh -c 'mount -t tmpfs tmpfs /mnt; exec sleep 1000' >/dev/null 2>&1 &")
+	const daemon = "unshare --mount --net --pid --fork sh -c 'mount -t tmpfs tmpfs /mnt; exec sleep 1000' >/dev/null 2>&1 &"
+	onNode(t, n, "sh", "-c", daemon)
 	cgroup := cgroupOf(t, n.Leader())
 	network, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", n.Leader()))
 	if err != nil {

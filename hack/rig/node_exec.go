@@ -30,8 +30,8 @@ func (*Node) env() []string { return nodeEnv }
 
 // nodeEnv has nothing of this machine's environment.
 var nodeEnv = []string{
-	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "SYSTEMD_COLORS=0",
-	"SYSTEMD_PAGER=",
+	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8",
+	"SYSTEMD_COLORS=0", "SYSTEMD_PAGER=",
 }
 
 func (n *Node) shared() (here, there string) {

@@ -102,8 +102,8 @@ var masked = []string{
 	"systemd-update-utmp.service", "systemd-user-sessions.service",
 }
 
-// writeRoot makes the node's directories: copies of Debian's /etc and /var, which become plain directories, since overlayfs
-// cannot be below containerd's own, and a layer above the rest of Debian's root.
+// writeRoot makes the node's directories: copies of Debian's /etc and /var, which become plain directories, since
+// overlayfs cannot be below containerd's own, and a layer above the rest of Debian's root.
 func (n *Node) writeRoot(ctx context.Context) error {
 	for _, dir := range []string{"upper", "work", "root"} {
 		if err := os.MkdirAll(filepath.Join(n.cfg.Dir, dir), 0o755); err != nil {

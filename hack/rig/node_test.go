@@ -117,7 +117,9 @@ func TestCounterFindsMissingNumbers(t *testing.T) {
 		want      string // part of the error
 		gap       time.Duration
 	}{
-		"whole":            {"1 5.00\n2 5.10\n3 5.25\n", "t stdout F 1 5.00\nt stdout F 2 5.10\nt stdout F 3 5.25\n", "", 150 * time.Millisecond},
+		"whole": {
+			"1 5.00\n2 5.10\n3 5.25\n", "t stdout F 1 5.00\nt stdout F 2 5.10\nt stdout F 3 5.25\n", "", 150 * time.Millisecond,
+		},
 		"one is missing":   {"1 5.00\n3 5.20\n4 5.30\n", "", "line 2", 200 * time.Millisecond},
 		"twice":            {"1 5.00\n1 5.10\n2 5.20\n", "", "line 2", 100 * time.Millisecond},
 		"garbage":          {"1 5.00\nx 5.10\n", "", `"x 5.10`, 0},

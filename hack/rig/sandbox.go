@@ -20,11 +20,11 @@ import (
 	"github.com/containerd/containerd/v2/pkg/oci"
 )
 
-// SandboxConfig describes a program that runs as in a pod: with mount, PID, IPC and UTS namespaces of its own, a read-only
-// root of nothing but what is mounted, NoNewPrivs, and containerd's list of hidden and read-only paths.
+// SandboxConfig describes a program that runs as in a pod: with mount, PID, IPC and UTS namespaces of its own, a
+// read-only root of nothing but what is mounted, NoNewPrivs, and containerd's list of hidden and read-only paths.
 type SandboxConfig struct {
-	// Program is a statically linked program of this machine, which the sandbox has at the path Argv[0]. Empty: the program
-	// comes with one of the Mounts.
+	// Program is a statically linked program of this machine, which the sandbox has at the path Argv[0]. Empty: the
+	// program comes with one of the Mounts.
 	Program string
 	// Argv is the program's path in the sandbox and its arguments.
 	Argv []string
@@ -185,8 +185,8 @@ func (cfg SandboxConfig) spec(ctx context.Context, b bundle, cgroup string) (*oc
 		return nil, err
 	}
 	spec.Process.Env = cfg.Env
-	// A new proc shows the kernel's boot_id, which on a node is hidden by one that changes when the node boots. runc refuses
-	// mounts below /proc, so a hook mounts it; and a copy, for systemd-nspawn's file has no name any more.
+	// A new proc shows the kernel's boot_id, which on a node is hidden by one that changes when the node boots. runc
+	// refuses mounts below /proc, so a hook mounts it; and a copy, for systemd-nspawn's file has no name any more.
 	spec.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{
 		{Path: "/bin/mount", Args: []string{"mount", "--bind", filepath.Join(b.there, "boot_id"), rootfs + bootID}},
 	}}

@@ -106,7 +106,8 @@ func (s *Supervisor) PID() int {
 	return 0
 }
 
-// WaitRespawn waits until another daemon than the one with this process id answers over CRI, and returns its process id.
+// WaitRespawn waits until another daemon than the one with this process id answers over CRI, and returns its process
+// id.
 func (s *Supervisor) WaitRespawn(ctx context.Context, old int) (pid int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -128,8 +129,8 @@ func (s *Supervisor) StartCounter(ctx context.Context, name string) (*Counter, e
 	return startCounter(ctx, s, name)
 }
 
-// RunSandboxed does what that of Node does: on this machine's network, and with HostPID in its PID namespace, or that of
-// the supervisor. The program ends with Close.
+// RunSandboxed does what that of Node does: on this machine's network, and with HostPID in its PID namespace, or that
+// of the supervisor. The program ends with Close.
 func (s *Supervisor) RunSandboxed(ctx context.Context, cfg SandboxConfig) (*Sandboxed, error) {
 	p, err := runSandboxed(ctx, s, cfg)
 	if err != nil {

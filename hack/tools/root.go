@@ -14,14 +14,15 @@ import (
 // rootRelease is the Debian release of every root, whatever this machine runs.
 const rootRelease = "bookworm"
 
-// rootTrimmed is what nobody misses in a root that is never upgraded: half of its size. What debootstrap copied from this
-// machine goes as well.
+// rootTrimmed is what nobody misses in a root that is never upgraded: half of its size. What debootstrap copied from
+// this machine goes as well.
 var rootTrimmed = []string{
-	"etc/hostname", "etc/machine-id", "etc/resolv.conf", "usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache/apt",
-	"var/lib/apt", "var/lib/dbus/machine-id", "var/lib/dpkg", "var/log/apt", "var/log/bootstrap.log", "var/log/dpkg.log",
+	"etc/hostname", "etc/machine-id", "etc/resolv.conf", "usr/share/doc", "usr/share/locale", "usr/share/man",
+	"var/cache/apt", "var/lib/apt", "var/lib/dbus/machine-id", "var/lib/dpkg", "var/log/apt", "var/log/bootstrap.log", "var/log/dpkg.log",
 }
 
-// rootRecipe bootstraps a Debian system. Its packages' versions are those of the day: empty the cache to get newer ones.
+// rootRecipe bootstraps a Debian system. Its packages' versions are those of the day: empty the cache to get newer
+// ones.
 func rootRecipe(part Part) recipe {
 	names := strings.Join(part.Root, ",")
 	return recipe{

@@ -7,8 +7,8 @@ import (
 	"github.com/hotplate-dev/hotplate/hack/rig"
 )
 
-// Node boots a systemd node in a directory of the test. Its console's output, the journal in it, is printed when the test
-// failed.
+// Node boots a systemd node in a directory of the test. Its console's output, the journal in it, is printed when the
+// test failed.
 func Node(t testing.TB, cfg rig.NodeConfig) *rig.Node {
 	t.Helper()
 	RequireRoot(t)
