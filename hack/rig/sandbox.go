@@ -89,6 +89,7 @@ func runSandboxed(ctx context.Context, p place, cfg SandboxConfig) (*Sandboxed, 
 	if err != nil {
 		return nil, fmt.Errorf("start %s in a sandbox: %w", s.name, err)
 	}
+	s.proc.name = s.name + " in a sandbox"
 	err = s.proc.waitReady(ctx, s.log, func(context.Context) error {
 		pid, err := b.programPID(s.proc.pid())
 		if err == nil {
@@ -96,8 +97,15 @@ func runSandboxed(ctx context.Context, p place, cfg SandboxConfig) (*Sandboxed, 
 		}
 		return err
 	})
-	if err != nil && s.proc.running() {
+	if err == nil {
+		return s, nil
+	}
+	if s.proc.running() {
 		return nil, errors.Join(err, s.proc.kill())
+	}
+	// Without this file runc has not come so far as to start the program.
+	if _, statErr := os.Stat(filepath.Join(b.here, "pid")); statErr != nil {
+		return nil, err
 	}
 	return s, nil
 }

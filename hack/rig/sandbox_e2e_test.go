@@ -104,6 +104,10 @@ value`
 
 func TestSandboxHasWhatItIsGivenAlone(t *testing.T) {
 	n := rigtest.Node(t, rig.NodeConfig{Line: "2.4"})
+	_, err := n.RunSandboxed(t.Context(), rig.SandboxConfig{Argv: []string{"/bin/missing"}})
+	if err == nil || !strings.Contains(err.Error(), "/bin/missing") || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("a program that is not there: %v", err)
+	}
 	const show = `grep -e CapEff -e CapBnd -e NoNewPrivs /proc/self/status; id -u; [ $$ = 1 ] && echo own pid; ` +
 		`[ -d /proc/1/root/opt/containerd ] && echo host root; cat /sys/class/net/lo/ifindex; readlink /proc/self/ns/net; ` +
 		`cat /proc/sys/kernel/random/boot_id`
