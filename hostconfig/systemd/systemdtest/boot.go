@@ -7,12 +7,13 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
 )
 
-// Enable is as a Manager's. It knows services, and unit files that systemd.BootUnit wrote.
+// Enable is as a Manager's, but does not reload. It knows services, and unit files that systemd.BootUnit wrote.
 func (f *Fake) Enable(ctx context.Context, files ...string) error {
 	return f.call(ctx, "Enable", strings.Join(files, " "), func() error {
 		for _, file := range files {
@@ -23,7 +24,7 @@ func (f *Fake) Enable(ctx context.Context, files ...string) error {
 			if !filepath.IsAbs(file) {
 				file = filepath.Join(f.UnitDir, file)
 			}
-			text, err := os.ReadFile(file)
+			text, err := os.ReadFile(f.local(file))
 			if err != nil {
 				return err
 			}
@@ -84,9 +85,69 @@ func (f *Fake) Reboot() error {
 	return errors.Join(errs...)
 }
 
-// runUnitFile does what a unit of systemd.BootUnit does, as long as no timer of a rescue is there.
+// pullIn runs the unit files that are enabled and wanted by a unit that is about to start. It needs f.mu not to be held.
+func (f *Fake) pullIn(unit string) {
+	f.mu.Lock()
+	var files []string
+	for _, file := range f.linked {
+		files = append(files, file)
+	}
+	f.mu.Unlock()
+	for _, file := range files {
+		if text, err := os.ReadFile(f.local(file)); err == nil && slices.Contains(strings.Fields(setting(text, "WantedBy")), unit) {
+			_ = f.runUnitFile(file) // who only wants it starts all the same
+		}
+	}
+}
+
+// setting is what a unit file says last of a key.
+func setting(text []byte, key string) (value string) {
+	for line := range strings.Lines(string(text)) {
+		if k, v, _ := strings.Cut(strings.TrimSpace(line), "="); k == key {
+			value = v
+		}
+	}
+	return value
+}
+
+// unitOfFile describes a unit of which there is only a file. It needs f.mu.
+func (f *Fake) unitOfFile(name string) (systemd.Unit, error) {
+	u := systemd.Unit{
+		Name: name, LoadState: "loaded", ActiveState: "inactive", SubState: "dead", Type: "oneshot",
+		FragmentPath: filepath.Join(f.UnitDir, name), UnitFileState: "disabled",
+	}
+	if file, ok := f.linked[name]; ok {
+		u.FragmentPath, u.UnitFileState = file, "enabled"
+	}
+	text, err := os.ReadFile(f.local(u.FragmentPath))
+	if err != nil {
+		return systemd.Unit{}, systemd.ErrNoUnit
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), "ExecStart="); ok {
+			value, ignore := strings.CutPrefix(value, "-")
+			argv := words(value)
+			u.ExecStart = append(u.ExecStart, systemd.Exec{Path: argv[0], Argv: argv, IgnoreFailure: ignore})
+		}
+	}
+	return u, nil
+}
+
+// rescueWaits tells whether a timer of a rescue is there. pattern is that of a BootUnit's condition.
+func (f *Fake) rescueWaits(pattern string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, r := range f.rescues {
+		if ok, _ := path.Match(pattern, "/run/systemd/transient/"+r.Name+".timer"); ok && r.loaded {
+			return true
+		}
+	}
+	return false
+}
+
+// runUnitFile does what a unit of systemd.BootUnit does.
 func (f *Fake) runUnitFile(file string) error {
-	text, err := os.ReadFile(file)
+	text, err := os.ReadFile(f.local(file))
 	if err != nil {
 		return err
 	}
@@ -94,7 +155,11 @@ func (f *Fake) runUnitFile(file string) error {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		switch key {
 		case "ConditionPathExists":
-			if _, err := os.Stat(value); err != nil {
+			if _, err := os.Stat(f.local(value)); err != nil {
+				return nil
+			}
+		case "ConditionPathExistsGlob":
+			if f.rescueWaits(strings.TrimPrefix(value, "!")) {
 				return nil
 			}
 		case "ExecCondition":

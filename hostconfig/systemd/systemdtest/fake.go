@@ -2,8 +2,10 @@ package systemdtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -28,6 +30,8 @@ type Fake struct {
 	Programs map[string]Program
 	// UnitDir is where Enable finds unit files that are given without a directory.
 	UnitDir string
+	// Root is where the node's root directory is on this machine. Empty: it is that of this machine.
+	Root string
 
 	ctx    context.Context // of programs that run; ends with Close
 	cancel context.CancelFunc
@@ -94,6 +98,9 @@ func (f *Fake) Edit(s Service) {
 	f.units[s.Name].edited = &s
 }
 
+// local is where a file of the node is on this machine.
+func (f *Fake) local(node string) string { return filepath.Join("/", f.Root, node) }
+
 // call does what a method does, with the hooks around it. do is called with f.mu held.
 func (f *Fake) call(ctx context.Context, method, unit string, do func() error) error {
 	if err := f.before(ctx, method, unit); err != nil {
@@ -156,8 +163,11 @@ func (f *Fake) Unit(ctx context.Context, name string) (found systemd.Unit, err e
 			return err
 		}
 		u, err := f.find(name)
-		if err == nil {
+		switch {
+		case err == nil:
 			found = u.describe()
+		case errors.Is(err, systemd.ErrNoUnit):
+			found, err = f.unitOfFile(name)
 		}
 		return err
 	})

@@ -36,9 +36,9 @@ func (f *Fake) exec(ctx context.Context, c systemd.Command) systemd.Result {
 	case "/bin/sleep":
 		return sleep(ctx, args)
 	case "/bin/cat", "/bin/cp", "/bin/mv", "/bin/rm":
-		return files(program, args)
+		return f.files(program, args)
 	case "/usr/bin/sha256sum":
-		return failure(checkSums(args[len(args)-1]))
+		return failure(f.checkSums(args[len(args)-1]))
 	case "/bin/kill":
 		return f.kill(args)
 	case "/bin/systemctl":
@@ -68,15 +68,15 @@ func sleep(ctx context.Context, args []string) systemd.Result {
 	return systemd.Result{}
 }
 
-// files does to the files of this machine what the program does, as far as hotplate uses it.
-func files(program string, args []string) systemd.Result {
+// files does to the files of the node what the program does, as far as hotplate uses it.
+func (f *Fake) files(program string, args []string) systemd.Result {
 	if args[0] == "--version" {
 		return systemd.Result{Stdout: []byte(program + "\n")}
 	}
 	var paths []string
 	for _, a := range args {
 		if !strings.HasPrefix(a, "-") {
-			paths = append(paths, a)
+			paths = append(paths, f.local(a))
 		}
 	}
 	switch program {
@@ -119,14 +119,14 @@ func copyFile(from, to string) error {
 }
 
 // checkSums is sha256sum --check.
-func checkSums(file string) error {
-	list, err := os.ReadFile(file)
+func (f *Fake) checkSums(file string) error {
+	list, err := os.ReadFile(f.local(file))
 	if err != nil {
 		return err
 	}
 	for line := range strings.Lines(string(list)) {
 		sum, name, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "  ")
-		content, err := os.ReadFile(name)
+		content, err := os.ReadFile(f.local(name))
 		if err != nil {
 			return err
 		}

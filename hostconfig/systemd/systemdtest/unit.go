@@ -168,7 +168,10 @@ func (u *unit) begin(automatic bool) {
 	u.pid, u.invocation = u.fake.lastPID, fmt.Sprintf("%032x", u.fake.lastID)
 	u.result, u.exitCode, u.signal = "success", 0, 0
 	u.set("activating", "start")
-	u.later(0, u.service.outcome, u.begun)
+	u.later(0, func() Outcome {
+		u.fake.pullIn(u.service.Name)
+		return u.service.outcome()
+	}, u.begun)
 }
 
 // outcome reads what comes of the start. It is called without fake.mu.
