@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/hotplate-dev/hotplate/hostconfig/configtoml"
 	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
@@ -112,17 +109,4 @@ func parent(file string) string {
 			return dir
 		}
 	}
-}
-
-// syncDir makes a change of the names beside path durable.
-func syncDir(path string) error {
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, unix.EINVAL) {
-		return &fs.PathError{Op: "sync", Path: filepath.Dir(path), Err: err}
-	}
-	return nil
 }

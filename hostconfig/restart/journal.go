@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/hotplate-dev/hotplate/hostconfig/apply"
 	"github.com/hotplate-dev/hotplate/hostconfig/configtoml"
 	"github.com/hotplate-dev/hotplate/hostconfig/daemon"
 )
@@ -122,44 +121,15 @@ func (r *Restarter) content(j *journal) (content, error) {
 }
 
 // read reads a file of the node.
-func (r *Restarter) read(node string) ([]byte, error) {
-	f, err := os.Open(r.here(node))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("read %s: it is not a regular file", node)
-	case info.Size() > maxState:
-		return nil, fmt.Errorf("read %s: it has more than %d bytes", node, maxState)
-	}
-	data := make([]byte, info.Size())
-	if _, err := f.ReadAt(data, 0); err != nil && len(data) > 0 {
-		return nil, err
-	}
-	return data, nil
-}
+func (r *Restarter) read(node string) ([]byte, error) { return r.files.Read(r.here(node)) }
 
 // write replaces a file of the node, durably.
 func (r *Restarter) write(node string, data []byte, mode fs.FileMode) error {
-	return apply.WriteFile(r.here(node), data, mode)
+	return r.files.Write(r.here(node), data, mode)
 }
 
 // remove removes a file of the node, durably. It is no error if there is none.
-func (r *Restarter) remove(node string) error {
-	path := r.here(node)
-	if err := os.Remove(path); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
-	}
-	return syncDir(path)
-}
+func (r *Restarter) remove(node string) error { return r.files.Remove(r.here(node)) }
 
 func (r *Restarter) exists(node string) (bool, error) {
 	_, err := os.Lstat(r.here(node))

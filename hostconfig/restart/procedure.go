@@ -310,7 +310,7 @@ func (r *Restarter) unchanged(ctx context.Context, j *journal) error {
 func (r *Restarter) writeConfig(j *journal, data []byte) error {
 	err := r.write(j.File, data, j.Mode)
 	if errors.Is(err, fs.ErrNotExist) && j.Created {
-		if err = r.mkdir(path.Dir(j.File)); err == nil {
+		if err = r.files.Mkdir(r.here(path.Dir(j.File)), 0o755); err == nil {
 			err = r.write(j.File, data, j.Mode)
 		}
 	}

@@ -77,8 +77,9 @@ const DefaultSoak = 30 * time.Second
 // Restarter changes containerd's configuration and restarts it. Its methods may be called concurrently, also by several
 // processes: one works, the others get ErrBusy.
 type Restarter struct {
-	cfg Config
-	log *slog.Logger
+	cfg   Config
+	log   *slog.Logger
+	files files
 }
 
 // ErrBusy means that somebody else is at it: another agent, or hotplate restart.
@@ -97,7 +98,7 @@ func New(cfg Config) (*Restarter, error) {
 	if cfg.Soak == 0 {
 		cfg.Soak = DefaultSoak
 	}
-	return &Restarter{cfg: cfg, log: cfg.Log}, nil
+	return &Restarter{cfg: cfg, log: cfg.Log, files: osFiles{}}, nil
 }
 
 // here is where a path of the node is for this process.

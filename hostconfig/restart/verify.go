@@ -222,12 +222,3 @@ func (r *Restarter) bootID() (string, error) {
 	}
 	return strings.TrimSpace(string(data)), nil
 }
-
-// mkdir makes one directory of the node, durably.
-func (r *Restarter) mkdir(node string) error {
-	path := r.here(node)
-	if err := os.Mkdir(path, 0o755); err != nil {
-		return err
-	}
-	return syncDir(path)
-}
