@@ -16,6 +16,8 @@
 //     in what order, and whether the registry itself is asked.
 //  5. LintRegistries, LintHostsTOML and LintContainerdConfig tell what containerd would do without a word.
 //
+// Package configtoml does the same for config.toml and what it imports, by the version's ConfigRules.
+//
 // What differs between containerd versions stands in rules.go, with its source.
 //
 // The layout on disk:

@@ -22,13 +22,7 @@ func (c *Config) check(t target, edited *File, hostsDir string, conv conversion)
 		return fmt.Errorf("the edit would change %s", strings.Join(keys, ", "))
 	}
 	files := slices.Clone(c.Files)
-	for i := range files {
-		if files[i].Real == old.Real { // a file may be imported under several names
-			changed := *edited
-			changed.Path, changed.ImportedBy = files[i].Path, files[i].ImportedBy
-			files[i] = changed
-		}
-	}
+	files[t.file] = *edited
 	after := evaluate(files, c.rules)
 	if len(after.faults) > 0 {
 		return errors.New(after.faults[0].message)

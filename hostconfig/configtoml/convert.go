@@ -246,7 +246,9 @@ func withoutItself(reg hostconfig.Registry) hostconfig.Registry {
 	}
 	last := len(reg.Mirrors) - 1
 	if m := reg.Mirrors[last]; slices.Contains(itself, m.URL) && m.Path == "" {
-		reg.Mirrors = reg.Mirrors[:last]
+		if reg.Mirrors = reg.Mirrors[:last]; last == 0 {
+			reg.Mirrors = nil
+		}
 		return reg
 	}
 	for _, m := range reg.Mirrors {

@@ -345,7 +345,7 @@ func (e *evaluator) checkTypes() {
 }
 
 func (e *evaluator) badType(i int, want string, key ...string) {
-	e.fault(i, "bad-type", fmt.Sprintf("%s must be a %s; containerd does not start", strings.Join(key, "."), want),
+	e.fault(i, "bad-type", fmt.Sprintf("%s must be a %s; containerd does not start", dottedName(key), want),
 		"make it a "+want, key...)
 }
 

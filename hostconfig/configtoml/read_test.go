@@ -80,6 +80,16 @@ func TestSymlinksStayOnTheNode(t *testing.T) {
 	}
 }
 
+// TestLinksInACircle end as they do for containerd: the file cannot be read.
+func TestLinksInACircle(t *testing.T) {
+	root := node(map[string]string{"config.toml": "version = 2\nimports = [\"a.toml\"]\n"})
+	root["etc/containerd/a.toml"] = &fstest.MapFile{Data: []byte("b.toml"), Mode: fs.ModeSymlink}
+	root["etc/containerd/b.toml"] = &fstest.MapFile{Data: []byte("a.toml"), Mode: fs.ModeSymlink}
+	if w := read(t, root, "2.4.2").Warnings(); len(w) == 0 || w[0].Code != "missing-import" {
+		t.Errorf("got warnings %v", w)
+	}
+}
+
 // TestOneFileByTwoNames: an edit of a file shows under both names.
 func TestOneFileByTwoNames(t *testing.T) {
 	root := node(map[string]string{

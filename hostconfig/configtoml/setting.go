@@ -136,16 +136,17 @@ func (c *Config) allFaults() []fault {
 	return slices.Concat(c.faults, c.result.faults, c.oddCase())
 }
 
-// ignoredSections tells what has no effect. Severe is a section that is lost as a whole: with it go runtimes, the cgroup
-// driver and the sandbox image.
+// ignoredSections tells what has no effect. Severe is a section with which settings are lost.
 func (c *Config) ignoredSections() []hostconfig.Warning {
 	var out []hostconfig.Warning
 	for _, ig := range c.result.ignored {
 		f := &c.Files[ig.file]
-		what := fmt.Sprintf("[plugins.%q.registry]", ig.plugin)
-		severity := hostconfig.Warn
+		what, severity := fmt.Sprintf("[plugins.%q.registry]", ig.plugin), hostconfig.Warn
 		if ig.whole {
-			what, severity = fmt.Sprintf("all of [plugins.%q]", ig.plugin), hostconfig.Severe
+			what = fmt.Sprintf("all of [plugins.%q]", ig.plugin)
+		}
+		if len(c.lostWith(ig)) > 0 {
+			severity = hostconfig.Severe
 		}
 		out = append(out, hostconfig.Warning{
 			Code: "ignored-section", Severity: severity,
@@ -156,23 +157,29 @@ func (c *Config) ignoredSections() []hostconfig.Warning {
 	return out
 }
 
-// lost returns the settings of the CRI plugin, other than the registry's, that are in a section without effect and not in
-// the one that has it.
+// lostWith returns the settings, other than the registry's, that are in a section without effect and not in the one of
+// its name that has it: runtimes, say, or the cgroup driver.
+func (c *Config) lostWith(ig ignored) []string {
+	if !ig.whole {
+		return nil
+	}
+	plugins, _ := c.Files[ig.file].doc["plugins"].(table)
+	section, _ := plugins[ig.plugin].(table)
+	inEffect := table{}
+	if ig.plugin == pluginInEffect(c.rules, c.result.version) {
+		inEffect, _ = c.result.plugins[ig.plugin].(table)
+	}
+	return missingKeys(without(section, []string{"registry"}), inEffect)
+}
+
 func (c *Config) lost() []fault {
 	var out []fault
-	name := pluginInEffect(c.rules, c.result.version)
 	for _, ig := range c.result.ignored {
-		f := &c.Files[ig.file]
-		plugins, _ := f.doc["plugins"].(table)
-		section, _ := plugins[ig.plugin].(table)
-		inEffect := table{}
-		if ig.plugin == name {
-			inEffect, _ = c.result.plugins[name].(table)
-		}
-		keys := missingKeys(without(section, []string{"registry"}), inEffect)
-		if !ig.whole || len(keys) == 0 {
+		keys := c.lostWith(ig)
+		if len(keys) == 0 {
 			continue
 		}
+		f := &c.Files[ig.file]
 		out = append(out, fault{
 			code: "settings-lost", file: f.Path, line: f.lineUnder("plugins", ig.plugin),
 			message: fmt.Sprintf("at its next start containerd %s ignores %s of [plugins.%q], because %s", c.Version,
