@@ -19,6 +19,9 @@ type Config struct {
 	Images []Image `yaml:"images,omitempty"`
 	// Prefetch says what fetching images may take of the node, and how images come and go. Default: as documented there.
 	Prefetch Prefetch `yaml:"prefetch,omitempty"`
+	// Restart says whether and when containerd may be restarted, where nothing else makes it read the hosts directory.
+	// Default: as documented there.
+	Restart Restart `yaml:"restart,omitempty"`
 }
 
 // Registry says where containerd finds the images of one registry host.

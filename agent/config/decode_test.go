@@ -142,6 +142,12 @@ func TestDecodeReadsEveryField(t *testing.T) {
 		},
 		Prefetch: Prefetch{MaxParallel: 16, MaxImages: 3, Memory: Gi, MaxBandwidth: 100 * Mi, KeepLayers: KeepNever, Way: WayAPI,
 			DiskReserve: new(Percent(0)), MaxPinned: 500 * Gi, LowPriority: true, WhenUnwanted: Delete},
+		Restart: Restart{
+			Policy:     RestartNever,
+			Window:     &Window{TimeZone: "Europe/Berlin", Days: []Day{"Fri", "Sat"}, Start: 22*60 + 30, End: 4 * 60},
+			Soak:       Duration(2 * time.Minute),
+			Dependants: []string{"app.service", "app@1.service"}, ConvertMirrors: true,
+		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("config differs (-want +got):\n%s", diff)
@@ -180,6 +186,7 @@ images: [{name: a, ref: example.com/a}]
 credentials:
 certs: ~
 prefetch: {}
+restart: {window: {start: 22:00, end: 00:00}}
 `)
 	got, err := Decode("f", text)
 	if err != nil {
@@ -198,6 +205,8 @@ prefetch: {}
 		Images: []Image{{Name: "a", Ref: "example.com/a", Pin: new(true)}},
 		Prefetch: Prefetch{MaxParallel: 32, MaxImages: 2, Memory: 256 * Mi, KeepLayers: KeepAuto, Way: WayAuto,
 			DiskReserve: new(Percent(15)), WhenUnwanted: Unpin},
+		Restart: Restart{Policy: RestartWhenNeeded, Soak: Duration(30 * time.Second),
+			Window: &Window{TimeZone: "UTC", Start: 22 * 60, End: EndOfDay}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("config differs (-want +got):\n%s", diff)

@@ -11,6 +11,7 @@ const (
 	defaultMaxImages   = 2
 	defaultMemory      = 256 * Mi
 	defaultReserve     = Percent(15)
+	defaultSoak        = Duration(30 * time.Second) // of hostconfig/restart
 )
 
 // Default sets what the document left out. Calling it twice is the same as once.
@@ -36,6 +37,7 @@ func (c *Config) Default() {
 		}
 	}
 	c.Prefetch.setDefaults()
+	c.Restart.setDefaults()
 }
 
 func (p *Prefetch) setDefaults() {
@@ -47,5 +49,14 @@ func (p *Prefetch) setDefaults() {
 	p.WhenUnwanted = cmp.Or(p.WhenUnwanted, Unpin)
 	if p.DiskReserve == nil {
 		p.DiskReserve = new(defaultReserve)
+	}
+}
+
+func (r *Restart) setDefaults() {
+	r.Policy = cmp.Or(r.Policy, RestartWhenNeeded)
+	r.Soak = cmp.Or(r.Soak, defaultSoak)
+	if r.Window != nil {
+		r.Window.TimeZone = cmp.Or(r.Window.TimeZone, "UTC")
+		r.Window.End = cmp.Or(r.Window.End, EndOfDay) // midnight ends the day
 	}
 }

@@ -38,6 +38,7 @@ func (c *Config) validate(w *walker) Faults {
 	}
 	v.images(c.Images)
 	v.prefetch(c.Prefetch)
+	v.restart(c.Restart)
 	return v.faults
 }
 

@@ -136,6 +136,16 @@ func mapType(t reflect.Type) *jsonschema.Schema {
 		return &jsonschema.Schema{Type: "string", Enum: []any{config.WayAuto, config.WayAPI}}
 	case reflect.TypeFor[config.WhenUnwanted]():
 		return &jsonschema.Schema{Type: "string", Enum: []any{config.Unpin, config.Delete}}
+	case reflect.TypeFor[config.RestartPolicy]():
+		return &jsonschema.Schema{Type: "string", Enum: []any{config.RestartWhenNeeded, config.RestartNever}}
+	case reflect.TypeFor[config.Day]():
+		schema := &jsonschema.Schema{Type: "string"}
+		for _, day := range config.Days() {
+			schema.Enum = append(schema.Enum, day)
+		}
+		return schema
+	case reflect.TypeFor[config.TimeOfDay]():
+		return text(`^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$`, "22:00", "04:30")
 	case reflect.TypeFor[config.Secret]():
 		return &jsonschema.Schema{Type: "string", WriteOnly: true}
 	case reflect.TypeFor[config.Upstream]():
