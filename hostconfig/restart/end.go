@@ -172,22 +172,24 @@ func (r *Restarter) heal(ctx context.Context, j *journal, rescued bool) (downtim
 	return time.Since(began).Round(time.Millisecond), r.startDependants(ctx, j)
 }
 
-// end writes the record and forgets the transaction.
+// end writes the record and forgets the transaction, the journal last: what is left without it nobody would take away. Who
+// dies in between ends it once more.
 func (r *Restarter) end(ctx context.Context, j *journal, o Outcome) (Outcome, error) {
-	o = r.record(j, o)
-	var errs []error
 	if o.Kind == RolledBack {
-		errs = append(errs, r.addPoison(j, o.Reason)) // before the journal goes
+		if err := r.addPoison(j, o.Reason); err != nil {
+			return Outcome{}, fmt.Errorf("note that this configuration is not to be tried again: %w", err)
+		}
 	}
-	errs = append(errs, r.remove(r.state(journalFile)))
-	// What is left is replaced by the next one.
 	for _, file := range []string{backupFile, backupSum, unchangedSum, markerFile, systemd.Restored(markerFile)} {
-		errs = append(errs, r.remove(r.state(file)))
+		if err := r.remove(r.state(file)); err != nil {
+			r.log.Warn("a file of the restart stays until the next one", "err", err)
+		}
 	}
 	if err := r.cfg.Systemd.Forget(ctx, j.rescue()); err != nil {
 		r.log.Warn("what is left of the rescue stays in systemd until the next boot", "unit", j.rescue(), "err", err)
 	}
-	return o, errors.Join(errs...)
+	o = r.record(j, o)
+	return o, r.remove(r.state(journalFile))
 }
 
 // record keeps how an attempt ended, for whoever asks later.

@@ -3,6 +3,8 @@ package systemdtest
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -148,4 +150,11 @@ func (f *Fake) Forget(ctx context.Context, name string) error {
 		delete(f.rescues, name)
 		return nil
 	})
+}
+
+// Rescues are the names of those of which systemd still knows something, for tests that nothing is left.
+func (f *Fake) Rescues() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Sorted(maps.Keys(f.rescues))
 }
