@@ -14,6 +14,9 @@ import (
 func (w *Worker) next() *image {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.paused != "" {
+		return nil
+	}
 	now := time.Now()
 	for _, e := range w.candidates() {
 		if !now.Before(e.due) && w.hasPlace(e) {

@@ -17,8 +17,11 @@ func (w *Worker) Report() []report.Image {
 	var out []report.Image
 	for _, e := range w.images {
 		r := e.report()
-		if w.held(e) {
+		switch {
+		case w.held(e):
 			r.Phase, r.Reason, r.Message, r.Retry = report.ImagePending, report.WaitsForRegistry, w.waitsFor(e), time.Time{}
+		case w.paused != "" && r.Phase == report.ImagePending && e.cancel == nil:
+			r.Reason, r.Message = report.WaitsForRestart, w.paused
 		}
 		out = append(out, r)
 	}

@@ -83,6 +83,7 @@ type Worker struct {
 	complain string // the last complaint about letting go
 	unwanted []report.Unwanted
 	waits    map[string]string // by registry host of the config: why its images wait, empty if they do not
+	paused   string            // why nothing may begin; empty if it may
 	stats    Stats
 }
 
@@ -199,8 +200,10 @@ func (w *Worker) Run(ctx context.Context) {
 	g.Go(func() { w.looks(ctx) })
 	g.Go(func() { w.watch(ctx) })
 	for ctx.Err() == nil {
-		w.sweep(ctx)
-		w.letUnwantedGo(ctx)
+		if !w.isPaused() {
+			w.sweep(ctx)
+			w.letUnwantedGo(ctx)
+		}
 		for e := w.next(); e != nil; e = w.next() {
 			g.Go(func() {
 				w.prepare(ctx, e)

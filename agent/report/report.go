@@ -147,6 +147,7 @@ const (
 	ContainerdAway   = "ContainerdAway"   // the daemon does not answer
 	PullFailed       = "PullFailed"       // anything else: the message says
 	WaitsForRegistry = "WaitsForRegistry" // Pending: the registry's part of the config is not applied
+	WaitsForRestart  = "WaitsForRestart"  // Pending: containerd is to be restarted first
 	NotReadyAnyMore  = "NotReadyAnyMore"  // Pending: it was Ready, and lacks something now
 	AsBefore         = "AsBefore"         // Ready: from before the start; the registry has not been asked yet
 )
