@@ -5,7 +5,10 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 10s
 # The packages that have tests on real parts.
-E2E = $(shell grep -rl --include='*_test.go' '^//go:build e2e' . | xargs -n1 dirname | sort -u)
+E2E = $(shell grep -rl --include='*_test.go' '^//go:build e2e' . | xargs -n1 dirname | sort -u | grep -v '^./hack/restart$$')
+
+# The rows of hack/restart that make test runs, one of each group and those that would be worst.
+RESTART_QUICK = ConfigPathUnset/(2.4_version_3|1.7)|LegacyMirrors|BrokenFile/broken|KillMode=mixed|UnitEdited|FrozenShim|TestPull|AfterSwap/(it_does_not|it_hangs|CRI)|KilledAndBack/(good|bad)_after:Restart|TwoAtOnce|Reboot
 
 .NOTPARALLEL:
 
@@ -23,10 +26,10 @@ demo: build ## Run the main job on real parts for a person to watch (DEMO_SIZE=1
 	$(GO) run ./hack/demo
 
 .PHONY: test
-test: setup lint unit e2e demo-small ## What CI runs: lint, unit tests with race, real parts, a small demo
+test: setup lint unit e2e restart-quick demo-small ## What CI runs: lint, unit tests with race, real parts, a small demo
 
 .PHONY: test-full
-test-full: setup-full lint unit crash fuzz e2e-full demo ## Adds all containerd lines, long crash loops, fuzzing, the full demo
+test-full: setup-full lint unit crash fuzz e2e-full test-restart demo ## Adds all containerd lines, long crash loops, fuzzing, the full demo
 
 .PHONY: setup
 setup: ## Install Debian packages and build the real parts that tests need
@@ -60,6 +63,15 @@ e2e: ## Tests on real containerd (1.7 and 2.4) and a real registry; needs root
 .PHONY: e2e-full
 e2e-full: ## The same on every containerd line from 1.6 to 2.4; keeps the table in docs/
 	HOTPLATE_LINES=all HOTPLATE_FULL=1 HOTPLATE_TABLE=$(CURDIR)/docs/test-table.md $(GO) test -tags e2e -count=1 -p 1 -timeout 80m $(E2E)
+
+.PHONY: restart-quick
+restart-quick: ## One row of each group of faults of a restart, on real systemd nodes; needs root
+	$(GO) test -tags e2e -count=1 -timeout 20m -parallel 4 -run '$(RESTART_QUICK)' ./hack/restart
+
+.PHONY: test-restart
+test-restart: ## Every fault of a restart, on real systemd nodes; keeps the table in docs/
+	$(GO) run ./hack/setup all
+	HOTPLATE_LINES=all HOTPLATE_FULL=1 HOTPLATE_TABLE=$(CURDIR)/docs/restart-faults.md $(GO) test -tags e2e -count=1 -timeout 80m -parallel 6 -v ./hack/restart
 
 .PHONY: demo-small
 demo-small: build

@@ -12,8 +12,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// program is hotplate, statically linked, for sandboxes.
-var program string
+// program is hotplate, and killer the program of that name, statically linked for sandboxes.
+var program, killer string
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
@@ -24,8 +24,8 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	program = filepath.Join(dir, "hotplate")
-	build := exec.Command("go", "build", "-o", program, "../../cmd/hotplate")
+	program, killer = filepath.Join(dir, "hotplate"), filepath.Join(dir, "killer")
+	build := exec.Command("go", "build", "-o", dir, "../../cmd/hotplate", "./killer")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build hotplate: %v\n%s", err, out)

@@ -110,6 +110,20 @@ func (s *site) age() {
 	})
 }
 
+// podMounts are what a pod of hotplate's sees of a node.
+func podMounts() []rig.SandboxMount {
+	return []rig.SandboxMount{
+		{Source: "/run/containerd"}, {Source: "/run/systemd"}, {Source: "/etc/containerd"}, {Source: "/var/lib/hotplate"},
+		{Target: "/tmp"},
+	}
+}
+
+// full tells whether to run what takes long.
+func full() bool { return os.Getenv("HOTPLATE_FULL") != "" }
+
+// rescueDelay is longer than the rescue waits.
+const rescueDelay = 4 * time.Minute
+
 // hotplate is one run of hotplate restart in a sandbox.
 type hotplate struct {
 	*rig.Sandboxed
@@ -122,10 +136,7 @@ func (s *site) start(args ...string) hotplate {
 	p, err := s.node.RunSandboxed(s.Context(), rig.SandboxConfig{
 		Program: program,
 		Argv:    append([]string{"/hotplate", "restart", "--output", "json", "--log-level", "info", "--soak", "2s"}, args...),
-		Mounts: []rig.SandboxMount{
-			{Source: "/run/containerd"}, {Source: "/run/systemd"}, {Source: "/etc/containerd"}, {Source: "/var/lib/hotplate"},
-			{Target: "/tmp"},
-		},
+		Mounts:  podMounts(),
 	})
 	if err != nil {
 		s.Fatal(err)
@@ -185,14 +196,7 @@ func short(text string) string {
 // well checks that containerd works and every pod is what it was.
 func (s *site) well() {
 	s.Helper()
-	s.eventually("CRI to work", func() bool {
-		cri, err := s.node.CRI(s.Context())
-		if err != nil {
-			return false
-		}
-		cri.Close()
-		return true
-	})
+	s.eventually("CRI to work", s.criWorks)
 	for i, pod := range s.pods {
 		status, err := pod.Status(s.Context())
 		if err != nil || status.PID != s.pids[i] || !status.Running {
@@ -205,10 +209,25 @@ func (s *site) well() {
 	}
 }
 
+// criWorks tells whether containerd serves CRI.
+func (s *site) criWorks() bool {
+	cri, err := s.node.CRI(s.Context())
+	if err != nil {
+		return false
+	}
+	cri.Close()
+	return true
+}
+
 // eventually waits for a condition.
 func (s *site) eventually(what string, ok func() bool) {
 	s.Helper()
-	ctx, cancel := context.WithTimeout(s.Context(), 2*time.Minute)
+	s.eventuallyIn(time.Minute, what, ok)
+}
+
+func (s *site) eventuallyIn(limit time.Duration, what string, ok func() bool) {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.Context(), limit)
 	defer cancel()
 	for !ok() {
 		select {

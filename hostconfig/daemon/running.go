@@ -18,6 +18,9 @@ const (
 	taskTimeout = 2 * time.Second
 	// maxNamed bounds how many tasks are asked one by one for the one that hangs.
 	maxNamed = 64
+	// youngRecord is until when a container record that CRI does not know is taken for one that it is about to know. Older
+	// ones are somebody else's.
+	youngRecord = 2 * time.Minute
 	// criNamespace is where CRI has everything (internal/cri/constants, 2.4.2).
 	criNamespace = "k8s.io"
 )
@@ -37,7 +40,8 @@ type Running struct {
 	Tasks []Task // sorted by namespace and id
 	// Orphans are tasks without a container record.
 	Orphans []Task
-	// Idle are CRI containers that are created and not started, or are said to run without a task.
+	// Idle is what is half begun: CRI containers that are created and not started, containers and pods that are said to
+	// run without a task, and young records that CRI does not know yet.
 	Idle []string
 	// Started is when each CRI container that runs was started, in nanoseconds since 1970, by its id.
 	Started map[string]int64
@@ -63,10 +67,14 @@ func (c *Client) Running(ctx context.Context) (Running, error) {
 		r.Tasks, r.Orphans = append(r.Tasks, tasks...), append(r.Orphans, orphans...)
 	}
 	slices.SortFunc(r.Tasks, func(a, b Task) int { return strings.Compare(a.Namespace+"/"+a.ID, b.Namespace+"/"+b.ID) })
-	if err := c.containers(ctx, &r); err != nil {
+	known := make(map[string]bool)
+	if err := c.containers(ctx, &r, known); err != nil {
 		return Running{}, err
 	}
-	return r, c.duplicates(ctx, &r)
+	if err := c.sandboxes(ctx, &r, known); err != nil {
+		return Running{}, err
+	}
+	return r, c.records(ctx, &r, known)
 }
 
 // tasks lists those of one namespace that have not ended, and which of them have no container record.
@@ -126,20 +134,16 @@ func (c *Client) hanging(ctx context.Context) string {
 	return "that of container " + strings.Join(found, ", ")
 }
 
-// containers compares what CRI says of its containers with the tasks that there are.
-func (c *Client) containers(ctx context.Context, r *Running) error {
+// containers compares what CRI says of its containers with the tasks that there are, and adds their ids to known.
+func (c *Client) containers(ctx context.Context, r *Running, known map[string]bool) error {
 	list, err := c.runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
 	if err != nil {
 		return fmt.Errorf("ask containerd's CRI plugin for its containers: %w", err)
 	}
-	hasTask := make(map[string]bool)
-	for _, t := range r.Tasks {
-		if t.Namespace == criNamespace {
-			hasTask[t.ID] = true
-		}
-	}
+	hasTask := r.criTasks()
 	r.Started = make(map[string]int64)
 	for _, one := range list.Containers {
+		known[one.Id] = true
 		switch one.State {
 		case runtimeapi.ContainerState_CONTAINER_CREATED:
 			r.Idle = append(r.Idle, one.Id)
@@ -161,21 +165,52 @@ func (c *Client) containers(ctx context.Context, r *Running) error {
 	return nil
 }
 
-// duplicates finds sandboxes of one name: CRI reserves the name when it starts, and does not start with two of them
-// (internal/cri/server/restart.go, recover, 2.4.2; containerd issue 6095).
-func (c *Client) duplicates(ctx context.Context, r *Running) error {
+// criTasks are the ids of CRI's tasks.
+func (r *Running) criTasks() map[string]bool {
+	ids := make(map[string]bool)
+	for _, t := range r.Tasks {
+		if t.Namespace == criNamespace {
+			ids[t.ID] = true
+		}
+	}
+	return ids
+}
+
+// sandboxes finds pods without a task, and two of one name: CRI reserves the name when it starts, and does not start with
+// two of them (internal/cri/server/restart.go, recover, 2.4.2; containerd issue 6095).
+func (c *Client) sandboxes(ctx context.Context, r *Running, known map[string]bool) error {
 	list, err := c.runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
 	if err != nil {
 		return fmt.Errorf("ask containerd's CRI plugin for its pods: %w", err)
 	}
+	hasTask := r.criTasks()
 	seen := make(map[string]string)
 	for _, pod := range list.Items {
+		known[pod.Id] = true
+		if pod.State == runtimeapi.PodSandboxState_SANDBOX_READY && !hasTask[pod.Id] {
+			r.Idle = append(r.Idle, pod.Id)
+		}
 		m := pod.GetMetadata()
 		name := fmt.Sprintf("%s_%s_%s_%d", m.GetName(), m.GetNamespace(), m.GetUid(), m.GetAttempt())
 		if other, ok := seen[name]; ok {
 			r.Duplicates = append(r.Duplicates, fmt.Sprintf("%s/%s (%s and %s)", m.GetNamespace(), m.GetName(), other, pod.Id))
 		}
 		seen[name] = pod.Id
+	}
+	return nil
+}
+
+// records finds what CRI is about to create: it has a record of containerd's before CRI shows it.
+func (c *Client) records(ctx context.Context, r *Running, known map[string]bool) error {
+	list, err := c.ctrd.ContainerService().List(namespaces.WithNamespace(ctx, criNamespace))
+	if err != nil {
+		return fmt.Errorf("ask containerd for its containers: %w", err)
+	}
+	hasTask := r.criTasks()
+	for _, one := range list {
+		if !known[one.ID] && !hasTask[one.ID] && time.Since(one.CreatedAt) < youngRecord {
+			r.Idle = append(r.Idle, one.ID)
+		}
 	}
 	return nil
 }

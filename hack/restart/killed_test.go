@@ -1,0 +1,116 @@
+//go:build e2e
+
+package restart_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/hotplate-dev/hotplate/hack/rig"
+	"github.com/hotplate-dev/hotplate/hostconfig/restart"
+)
+
+const killed = "6 hotplate is killed"
+
+// accident runs killer on the node.
+func (s *site) accident(point string) hotplate {
+	s.Helper()
+	p, err := s.node.RunSandboxed(s.Context(), rig.SandboxConfig{
+		Program: killer, Argv: []string{"/killer", point}, Mounts: podMounts(),
+	})
+	if err != nil {
+		s.Fatal(err)
+	}
+	return hotplate{p, s}
+}
+
+// killAt runs hotplate restart until it kills itself.
+func (s *site) killAt(point string) {
+	s.Helper()
+	h := s.accident(point)
+	code, err := h.Wait(s.Context())
+	if err != nil {
+		s.Fatal(err)
+	}
+	if code != 128+9 {
+		s.Fatalf("killer %s ended with %d:\n%s", point, code, h.Output())
+	}
+}
+
+// TestKilledAndBack kills hotplate at a step and runs it again at once: it knows what happened.
+func TestKilledAndBack(t *testing.T) {
+	t.Parallel()
+	points := []string{"after:Arm", "before:Restart", "after:Restart"}
+	if full() {
+		points = append(points, "before:RunOnHost#3", "before:Reload", "after:Reload", "after:Enable", "before:Arm",
+			"before:ResetFailed", "before:Disarm", "after:Disarm", "before:Forget", "after:Forget")
+	}
+	for _, point := range points {
+		t.Run("good "+point, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
+			s.killAt(point)
+			s.comesBack(point+", config good", restart.Restarted)
+		})
+	}
+	for _, point := range points {
+		t.Run("bad "+point, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, faulty(t, "exit 1"))
+			if strings.Contains(point, "Disarm") || strings.Contains(point, "Forget") {
+				point += "#1" // of the rollback
+			}
+			s.killAt(point)
+			s.comesBack(point+", config does not start", restart.RolledBack)
+		})
+	}
+}
+
+// comesBack runs hotplate until it has nothing more to take up. What was not begun may be done then.
+func (s *site) comesBack(fault string, last restart.Kind) {
+	s.Helper()
+	o := s.restart()
+	if o.Kind == restart.Abandoned {
+		s.check(killed, fault, o, restart.Abandoned, "")
+		s.age()
+		o = s.restart()
+		s.check(killed, fault+"; asked once more", o, last, "")
+		return
+	}
+	switch {
+	case last == restart.Restarted && o.Kind == restart.NotNeeded: // everything was done
+		s.check(killed, fault, o, restart.NotNeeded, "")
+	default:
+		s.check(killed, fault, o, last, "")
+	}
+	if last == restart.RolledBack {
+		s.age()
+		s.check(killed, fault+"; asked once more", s.restart(), restart.Refused, "was tried and taken back")
+	}
+	s.leavesNothing()
+}
+
+// TestKilledAndGone kills hotplate when the node is worst, and nobody comes back: the node heals by itself, although systemd
+// reads all units anew and executes itself anew meanwhile.
+func TestKilledAndGone(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, faulty(t, "exit 1"))
+	old := s.read("/etc/containerd/config.toml")
+	s.killAt("after:Restart")
+	if s.read("/etc/containerd/config.toml") == old {
+		t.Fatal("it was killed too early")
+	}
+	s.exec("systemctl", "daemon-reload")
+	s.exec("systemctl", "daemon-reexec")
+	s.eventuallyIn(rescueDelay, "the node to heal", func() bool {
+		return s.read("/etc/containerd/config.toml") == old && s.criWorks()
+	})
+	s.well()
+	o := s.restart()
+	if !o.Rescued {
+		t.Errorf("it does not know that the node has healed itself: %+v", o)
+	}
+	s.check(killed, "and does not come back, with daemon-reload and daemon-reexec; config does not start", o, restart.RolledBack, "by itself")
+	s.check(killed, "the same, asked once more", s.restart(), restart.Refused, "was tried and taken back")
+	s.leavesNothing()
+}
