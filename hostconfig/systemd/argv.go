@@ -49,8 +49,18 @@ func checkPath(file string) error {
 	return nil
 }
 
-// checkText refuses what does not survive being written to a unit file and read again.
-func checkText(s string) error {
+// checkText refuses words and paths that do not survive being written to a unit file and read again.
+func checkText(s string) error { return checkRunes(s, `$%;"'\`) }
+
+// checkDescription is the same for a description, which systemd takes as it is up to the end of the line.
+func checkDescription(s string) error {
+	if err := checkRunes(s, `%\`); err != nil {
+		return fmt.Errorf("the description %q does not stay as it is: %w", s, err)
+	}
+	return nil
+}
+
+func checkRunes(s, forbidden string) error {
 	if s == "" || len(s) > maxArgSize {
 		return fmt.Errorf("it has %d bytes, not 1 to %d", len(s), maxArgSize)
 	}
@@ -58,7 +68,7 @@ func checkText(s string) error {
 		return errors.New("it is not UTF-8")
 	}
 	if i := strings.IndexFunc(s, func(r rune) bool {
-		return strings.ContainsRune(`$%;"'\`, r) || r != ' ' && !unicode.IsGraphic(r)
+		return strings.ContainsRune(forbidden, r) || r != ' ' && !unicode.IsGraphic(r)
 	}); i >= 0 {
 		r, _ := utf8.DecodeRuneInString(s[i:])
 		return fmt.Errorf("it holds %q", r)

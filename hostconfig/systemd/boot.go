@@ -43,7 +43,7 @@ type BootUnit struct {
 func Restored(marker string) string { return marker + ".restored" }
 
 // Render returns the text of the unit's file. It belongs into /etc/systemd/system, which systemd can read before any
-// other file system is mounted; then it needs Reload and Enable.
+// other file system is mounted; then it needs Enable.
 func (b BootUnit) Render() (string, error) {
 	if err := b.validate(); err != nil {
 		return "", fmt.Errorf("boot unit %s: %w", b.Name, err)
@@ -102,7 +102,7 @@ func (b BootUnit) validate() error {
 			return err
 		}
 	}
-	return checkText(b.Description)
+	return checkDescription(b.Description)
 }
 
 // execLine writes a step as ExecStart= takes it. checkArgv has seen to it that quotes are all it needs.

@@ -30,12 +30,13 @@ func TestOnNode(t *testing.T) {
 		uid    uint32
 		run    string
 	}{
-		{name: "by PID 1's own socket", mounts: mount("/run/systemd"), run: "."},
-		{name: "by the message bus", mounts: mount("/run/dbus"), run: "."},
+		{name: "by PID 1's own socket", mounts: mount("/run/systemd"), run: "^TestNode"},
+		{name: "by the message bus", mounts: mount("/run/dbus"), run: "^TestNode"},
+		{name: "as somebody else", mounts: mount("/run/systemd", "/run/dbus"), uid: 1000, run: "^TestNodeLetsNobody"},
 	} {
 		t.Run(way.name, func(t *testing.T) {
 			s, err := n.RunSandboxed(t.Context(), rig.SandboxConfig{
-				Program: program, Argv: []string{"/systemd.test", "-test.v", "-test.run=" + way.run, "-test.parallel=32"},
+				Program: program, Argv: []string{"/systemd.test", "-test.v", "-test.run=" + way.run, "-test.parallel=8"},
 				Env: []string{dirVariable + "=/var/lib/hotplate-test"}, Mounts: way.mounts, UID: way.uid,
 			})
 			if err != nil {

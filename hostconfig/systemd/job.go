@@ -135,8 +135,8 @@ func (m *Manager) ResetFailed(ctx context.Context, unit string) error {
 	return nil
 }
 
-// Reload makes systemd read all unit files again (daemon-reload). It also brings into force what others have edited:
-// see Unit.NeedDaemonReload.
+// Reload makes systemd read all unit files again (daemon-reload). It also brings into force what others have edited: see
+// Unit.NeedDaemonReload. systemd 252 forgets by it how often units were started.
 func (m *Manager) Reload(ctx context.Context) error {
 	err := m.ask(ctx, reloadTimeout, func(ctx context.Context, l *link) error { return l.call(ctx, "Reload").Err })
 	if err != nil {
@@ -145,9 +145,9 @@ func (m *Manager) Reload(ctx context.Context) error {
 	return nil
 }
 
-// Enable makes units start at boot, as the [Install] section of each file says. A file outside systemd's own directories
-// is given by its path on the node, and is linked; it must be there when systemd starts, so it may not lie on a file
-// system that is mounted later. Enable does not Reload.
+// Enable makes other units pull these in, as the [Install] section of each file says, and reloads systemd, without which
+// it would be so only after the next boot. A file outside systemd's own directories is given by its path on the node, and
+// is linked; it must be there when systemd starts, so it may not lie on a file system that is mounted later.
 func (m *Manager) Enable(ctx context.Context, files ...string) error {
 	var hasInstall bool
 	var changes []any
@@ -161,11 +161,11 @@ func (m *Manager) Enable(ctx context.Context, files ...string) error {
 	if !hasInstall {
 		return fmt.Errorf("enable %q: no [Install] section in them", files)
 	}
-	return nil
+	return m.Reload(ctx)
 }
 
-// Disable takes back what Enable did, by the units' names, links to files included. Units that are not enabled are left
-// as they are.
+// Disable takes back what Enable did, by the units' names, links to files included, and reloads systemd. Units that are
+// not enabled are left as they are.
 func (m *Manager) Disable(ctx context.Context, units ...string) error {
 	err := m.ask(ctx, answerTimeout, func(ctx context.Context, l *link) error {
 		const untilReboot = false
@@ -174,5 +174,5 @@ func (m *Manager) Disable(ctx context.Context, units ...string) error {
 	if err != nil {
 		return fmt.Errorf("disable %q: %w", units, err)
 	}
-	return nil
+	return m.Reload(ctx)
 }

@@ -48,13 +48,13 @@ func (n *realNode) file(name, content string) (path string) {
 }
 
 // An armed rescue survives what packages do to systemd when they are upgraded.
-func TestRescueSurvivesReloadAndReexec(t *testing.T) {
+func TestNodeRescueSurvivesReloadAndReexec(t *testing.T) {
 	n := newRealNode(t)
 	file, backup := n.file("a file", "new"), n.file("a backup", "old")
 	name := n.Prefix() + "rescue"
 	steps := append(systemd.RestoreFile(backup, file), systemd.RestartUnit(n.Prefix()+"nowhere.service")...)
 	steps[len(steps)-1].IgnoreFailure = true
-	rescue := systemd.Rescue{Name: name, Description: "a rescue", After: 15 * time.Second, Steps: steps}
+	rescue := systemd.Rescue{Name: name, Description: "a rescue", After: 20 * time.Second, Steps: steps}
 	if err := n.Arm(t.Context(), rescue); err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func (n *realNode) steps(name string) (steps []systemd.Step) {
 	return steps
 }
 
-func TestTimerOfARescue(t *testing.T) {
+func TestNodeTimerOfARescue(t *testing.T) {
 	n := newRealNode(t)
 	name := n.Prefix() + "rescue"
 	rescue := systemd.Rescue{
@@ -135,7 +135,7 @@ func TestTimerOfARescue(t *testing.T) {
 }
 
 // Every character that a step may hold is the same after systemd has written the unit to a file and read it again.
-func TestStepsSurviveReload(t *testing.T) {
+func TestNodeStepsSurviveReload(t *testing.T) {
 	n := newRealNode(t)
 	name := n.Prefix() + "rescue"
 	steps := []systemd.Step{{Argv: []string{"/bin/echo", "ümläut und 汉字", "a b", "-n", "--", "@x", "+x", "!x", ":x"}}}
@@ -146,7 +146,7 @@ func TestStepsSurviveReload(t *testing.T) {
 			}
 		}
 	}
-	rescue := systemd.Rescue{Name: name, Description: "a rescue (of a test): #1", After: time.Hour, Steps: steps}
+	rescue := systemd.Rescue{Name: name, Description: `somebody's "rescue" (of a test); #1, $X`, After: time.Hour, Steps: steps}
 	if err := n.Arm(t.Context(), rescue); err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestStepsSurviveReload(t *testing.T) {
 }
 
 // What is refused has a reason. Should this fail with a newer systemd, the rule may go once the older ones are gone.
-func TestWhyDollarsAndSemicolonsAreRefused(t *testing.T) {
+func TestNodeWhyDollarsAndSemicolonsAreRefused(t *testing.T) {
 	n := newRealNode(t)
 	for word, becomes := range map[string]string{"$HOME": `\$HOME`, ";": `\;`} {
 		if systemd.CheckText(word) == nil {
@@ -195,7 +195,7 @@ func TestWhyDollarsAndSemicolonsAreRefused(t *testing.T) {
 }
 
 // A job whose result cannot arrive is no reason to wait for ever.
-func TestReexecWhileARestartWaits(t *testing.T) {
+func TestNodeReexecWhileARestartWaits(t *testing.T) {
 	n := newRealNode(t)
 	svc := systemdtest.Service{Name: n.Prefix() + "app.service", Control: n.file("app", string(systemdtest.Hang))}
 	n.Define(svc)
@@ -232,7 +232,7 @@ func TestReexecWhileARestartWaits(t *testing.T) {
 }
 
 // Calls find their way while systemd is being re-executed again and again, and none is done twice.
-func TestCallsDuringReexec(t *testing.T) {
+func TestNodeCallsDuringReexec(t *testing.T) {
 	n := newRealNode(t)
 	svc := systemdtest.Service{
 		Name: n.Prefix() + "app.service", Control: n.file("app", string(systemdtest.Run)), StartLimitBurst: 1000,
@@ -275,7 +275,7 @@ func TestCallsDuringReexec(t *testing.T) {
 	t.Logf("%d restarts", starts)
 }
 
-func TestRunOnHostOnARealNode(t *testing.T) {
+func TestNodeRunsCommands(t *testing.T) {
 	n := newRealNode(t)
 	run := func(argv ...string) (systemd.Result, error) {
 		return n.RunOnHost(t.Context(), systemd.Command{Name: "test", Argv: argv, Timeout: time.Minute})
@@ -321,7 +321,7 @@ func TestRunOnHostOnARealNode(t *testing.T) {
 }
 
 // Nothing is left of commands, however they ended, and what a dead caller left is taken away.
-func TestRunOnHostLeavesNothing(t *testing.T) {
+func TestNodeKeepsNothingOfCommands(t *testing.T) {
 	n := newRealNode(t)
 	if err := n.FailAndForget(t.Context()); err != nil {
 		t.Fatal(err)

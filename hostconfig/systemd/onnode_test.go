@@ -83,7 +83,7 @@ func (n *realNode) Define(services ...systemdtest.Service) {
 
 // script is what services run. Their main process is that of the shell, and then sleep's.
 const script = `case "$(cat "$1")" in
-run) systemd-notify --ready && exec sleep infinity ;;
+run) systemd-notify --ready; exec sleep infinity ;;
 hang) exec sleep infinity ;;
 *) exit 3 ;;
 esac
@@ -121,7 +121,18 @@ func unitFile(s systemdtest.Service, script string) string {
 	return b.String()
 }
 
-func TestSystemdIsLikeTheFake(t *testing.T) {
+func TestNodeLetsNobodyButRootIn(t *testing.T) {
+	onNode(t)
+	if os.Geteuid() == 0 {
+		t.Skip("it is for other users than root")
+	}
+	_, err := systemd.Connect(t.Context(), systemd.Config{})
+	if !errors.Is(err, systemd.ErrUnreachable) || strings.Count(err.Error(), "run as uid 0 of the node") != 2 {
+		t.Error(err)
+	}
+}
+
+func TestNodeIsLikeTheFake(t *testing.T) {
 	onNode(t)
 	for _, c := range systemdtest.Cases() {
 		t.Run(c.Name, func(t *testing.T) {

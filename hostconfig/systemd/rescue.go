@@ -97,7 +97,7 @@ func (r Rescue) Validate() error {
 			return err
 		}
 	}
-	return checkText(r.Description)
+	return checkDescription(r.Description)
 }
 
 // start makes the timer and the service, and starts the timer.
@@ -195,6 +195,10 @@ func (m *Manager) Disarm(ctx context.Context, name string) (RescueState, error) 
 		return "", err
 	}
 	result, err := m.Stop(ctx, name+".timer")
+	again := errors.Is(err, ErrConnectionLost) || errors.Is(err, ErrResultLost)
+	if again { // it does no harm, and then it is known
+		result, err = m.Stop(ctx, name+".timer")
+	}
 	absent := errors.Is(err, ErrNoUnit)
 	if err != nil && !absent {
 		return "", fmt.Errorf("disarm %s: %w", name, err)
@@ -206,7 +210,7 @@ func (m *Manager) Disarm(ctx context.Context, name string) (RescueState, error) 
 	if err != nil {
 		return "", fmt.Errorf("disarm %s: %w", name, err)
 	}
-	if state == RescueAbsent && !absent {
+	if state == RescueAbsent && (!absent || again) {
 		return RescueDisarmed, nil
 	}
 	return state, nil

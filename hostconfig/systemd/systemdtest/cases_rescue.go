@@ -15,7 +15,7 @@ func rescueFires(t *testing.T, n Node) {
 	file := filepath.Join(s.Dir(), "config")
 	s.write(file, "new")
 	s.write(file+".old", "old")
-	steps := append(step("/bin/sleep", "1"), systemd.Step{Argv: []string{"/bin/false"}, IgnoreFailure: true})
+	steps := append(step("/bin/sleep", while), systemd.Step{Argv: []string{"/bin/false"}, IgnoreFailure: true})
 	steps = append(steps, systemd.RestoreFile(file+".old", file)...)
 	s.arm(name, soon, steps)
 	if state := s.state(name); state != systemd.RescueArmed {
@@ -101,7 +101,7 @@ func rescueDisarmedTooLate(t *testing.T, n Node) {
 	name := s.Prefix() + "rescue"
 	file := filepath.Join(s.Dir(), "file")
 	s.write(file, "")
-	s.arm(name, soon, step("/bin/sleep", "2"), step("/bin/mv", file, file+".moved"))
+	s.arm(name, soon, step("/bin/sleep", while), step("/bin/mv", file, file+".moved"))
 	s.waitState(name, systemd.RescueRunning)
 	s.disarm(name, systemd.RescueRunning)
 	s.waitState(name, systemd.RescueRan)

@@ -235,10 +235,11 @@ func (f *Fake) resetFailed(name string) {
 	}
 }
 
-// Reload brings what Edit did into force.
+// Reload brings what Edit did into force, and forgets starts as systemd 252 does.
 func (f *Fake) Reload(ctx context.Context) error {
 	return f.call(ctx, "Reload", "", func() error {
 		for _, u := range f.units {
+			u.starts = nil
 			if u.edited != nil {
 				u.service, u.edited = *u.edited, nil
 			}
