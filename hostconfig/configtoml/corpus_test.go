@@ -17,7 +17,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// secret stands in the corpus wherever a password may.
+// secrets stand in the corpus wherever a password may.
 var secrets = []string{"swordfish", "c3dvcmRmaXNo"}
 
 // TestCorpus shows what is said and planned for each case, by version, and that it holds no secret, that what is planned
@@ -62,9 +62,10 @@ func outcomeOf(t *testing.T, files map[string]string, v string) string {
 		b.WriteString("-- with Convert\n" + planned(t, files, v, edit, err))
 	}
 	text := strings.ReplaceAll(b.String(), "containerd "+v, "containerd V")
+	told := text + fmt.Sprintf("%+v %#v %+v %#v %+v %#v", c, c, c.Files, c.Files, edit, edit)
 	for _, s := range secrets {
-		if strings.Contains(text, s) {
-			t.Errorf("containerd %s: a secret is told:\n%s", v, text)
+		if strings.Contains(told, s) {
+			t.Errorf("containerd %s: a secret is told:\n%s", v, told)
 		}
 	}
 	return text

@@ -42,6 +42,12 @@ type Edit struct {
 // IsZero reports that there is nothing to change.
 func (e Edit) IsZero() bool { return e.Path == "" }
 
+// String says what changes. Nothing prints the bytes by accident: they may hold passwords.
+func (e Edit) String() string { return e.Why }
+
+// GoString is String.
+func (e Edit) GoString() string { return e.Why }
+
 // Diff returns the change for people, as a unified diff, with what may be secret replaced by …; it cannot be applied.
 func (e Edit) Diff() string {
 	oldName := e.Path

@@ -39,6 +39,13 @@ type Config struct {
 	result outcome
 }
 
+// String names the root file and how many files there are. Nothing prints their bytes by accident: they may hold
+// passwords.
+func (c *Config) String() string { return fmt.Sprintf("%s (%d files)", c.Path, len(c.Files)) }
+
+// GoString is String.
+func (c *Config) GoString() string { return c.String() }
+
 // File is one file of a configuration.
 type File struct {
 	// Path is as containerd names the file, on the node.
@@ -57,6 +64,12 @@ type File struct {
 	statements []statement
 	patterns   []string // `imports` as they stand there
 }
+
+// String is the path.
+func (f File) String() string { return f.Path }
+
+// GoString is String.
+func (f File) GoString() string { return f.Path }
 
 // fault is something for which containerd does not start, or does what nobody can foretell.
 type fault struct {
