@@ -10,6 +10,8 @@ import (
 
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -40,6 +42,8 @@ type Running struct {
 	Tasks []Task // sorted by namespace and id
 	// Orphans are tasks without a container record.
 	Orphans []Task
+	// Strays are tasks that run and have no process in their cgroup.
+	Strays []Task
 	// Idle is what is half begun: CRI containers that are created and not started, containers and pods that are said to
 	// run without a task, and young records that CRI does not know yet.
 	Idle []string
@@ -65,6 +69,11 @@ func (c *Client) Running(ctx context.Context) (Running, error) {
 			return Running{}, fmt.Errorf("namespace %s: %w", ns, err)
 		}
 		r.Tasks, r.Orphans = append(r.Tasks, tasks...), append(r.Orphans, orphans...)
+		strays, err := c.strays(namespaces.WithNamespace(ctx, ns), tasks)
+		if err != nil {
+			return Running{}, fmt.Errorf("namespace %s: %w", ns, err)
+		}
+		r.Strays = append(r.Strays, strays...)
 	}
 	slices.SortFunc(r.Tasks, func(a, b Task) int { return strings.Compare(a.Namespace+"/"+a.ID, b.Namespace+"/"+b.ID) })
 	known := make(map[string]bool)
@@ -108,6 +117,28 @@ func (c *Client) tasks(ctx context.Context) (tasks, orphans []Task, err error) {
 		tasks = append(tasks, task)
 	}
 	return tasks, orphans, nil
+}
+
+// strays are those of tasks whose shims see no process in their cgroup. containerd takes such a shim for one
+// that never had a task, and ends it when it starts (core/runtime/v2/shim_load.go, shouldCleanupShim, 2.4.2; the same from 1.7.0 on). It happens
+// where systemd has moved processes out of cgroups that are not its own, as a daemon-reexec does on cgroup v1.
+func (c *Client) strays(ctx context.Context, tasks []Task) (strays []Task, err error) {
+	for _, t := range tasks {
+		bounded, cancel := context.WithTimeout(ctx, taskTimeout)
+		pids, err := c.ctrd.TaskService().ListPids(bounded, &tasksapi.ListPidsRequest{ContainerID: t.ID})
+		late := bounded.Err() != nil && ctx.Err() == nil
+		cancel()
+		switch {
+		case late:
+			return nil, fmt.Errorf("%w: that of container %s", ErrShimHangs, t.ID)
+		case errdefs.IsNotFound(errgrpc.ToNative(err)): // it has ended meanwhile
+		case err != nil:
+			return nil, fmt.Errorf("ask containerd for the processes of %s: %w", t.ID, err)
+		case len(pids.Processes) == 0 && t.PID != 0:
+			strays = append(strays, t)
+		}
+	}
+	return strays, nil
 }
 
 // hanging names the containers whose shims do not answer, as far as it can be found out in a few seconds.
