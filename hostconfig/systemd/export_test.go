@@ -38,9 +38,9 @@ func (l *link) owner(ctx context.Context) string {
 	return name
 }
 
-// ArmAnything is Arm without any check.
+// ArmAnything is Arm without any check. Only Rescue.After counts.
 func (m *Manager) ArmAnything(ctx context.Context, r Rescue) error {
-	result, err := m.job(ctx, "start", r.Name+".timer", r.start)
+	result, err := m.job(ctx, "start", r.Name+".timer", r.starter(1e6*time.Hour))
 	if err == nil && result != ResultDone {
 		err = errors.New(result)
 	}

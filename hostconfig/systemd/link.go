@@ -20,6 +20,7 @@ const (
 	destination      = "org.freedesktop.systemd1"
 	managerPath      = "/org/freedesktop/systemd1"
 	managerInterface = "org.freedesktop.systemd1.Manager"
+	timerInterface   = "org.freedesktop.systemd1.Timer"
 	properties       = "org.freedesktop.DBus.Properties"
 )
 
@@ -135,10 +136,14 @@ func (l *link) all(ctx context.Context, path dbus.ObjectPath) (map[string]dbus.V
 	return props, err
 }
 
+// get reads one property of an object.
+func (l *link) get(ctx context.Context, path dbus.ObjectPath, iface, name string, v *dbus.Variant) error {
+	return l.object(path).CallWithContext(ctx, properties+".Get", 0, iface, name).Store(v)
+}
+
 func (l *link) version(ctx context.Context) (string, error) {
 	var v dbus.Variant
-	err := l.object(managerPath).CallWithContext(ctx, properties+".Get", 0, managerInterface, "Version").Store(&v)
-	if err != nil {
+	if err := l.get(ctx, managerPath, managerInterface, "Version", &v); err != nil {
 		return "", err
 	}
 	version, ok := v.Value().(string)

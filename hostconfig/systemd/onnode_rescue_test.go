@@ -58,6 +58,7 @@ func TestNodeRescueSurvivesReloadAndReexec(t *testing.T) {
 	if err := n.Arm(t.Context(), rescue); err != nil {
 		t.Fatal(err)
 	}
+	due := n.due(name)
 	for range 2 {
 		if err := n.Reload(t.Context()); err != nil {
 			t.Fatal(err)
@@ -67,6 +68,10 @@ func TestNodeRescueSurvivesReloadAndReexec(t *testing.T) {
 		}
 		if state, err := n.RescueState(t.Context(), name); err != nil || state != systemd.RescueArmed {
 			t.Fatal(state, err)
+		}
+		// systemd rounds to milliseconds when it writes the timer to a file.
+		if got := n.due(name); got > due || got < due-time.Second {
+			t.Errorf("it was due at %v, and now at %v: whoever reloads systemd puts it off", due, got)
 		}
 	}
 	if got := n.steps(name); !cmp.Equal(steps, got) {
@@ -86,6 +91,20 @@ func TestNodeRescueSurvivesReloadAndReexec(t *testing.T) {
 	if err := n.Forget(t.Context(), name); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// due is when a rescue begins, on the node's monotonic clock.
+func (n *realNode) due(name string) time.Duration {
+	n.Helper()
+	timer, err := n.Timer(n.Context(), name+".timer")
+	if err != nil {
+		n.Fatal(err)
+	}
+	µs, ok := timer["NextElapseUSecMonotonic"].(uint64)
+	if !ok {
+		n.Fatalf("the timer is due at %v", timer["NextElapseUSecMonotonic"])
+	}
+	return time.Duration(µs) * time.Microsecond
 }
 
 // steps are those that systemd knows of a rescue.

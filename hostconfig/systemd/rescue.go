@@ -62,7 +62,15 @@ func (m *Manager) Arm(ctx context.Context, r Rescue) error {
 	if err := r.Validate(); err != nil {
 		return fmt.Errorf("arm %s: %w", r.Name, err)
 	}
-	result, err := m.job(ctx, "start", r.Name+".timer", r.start)
+	now, err := monotonic()
+	if err != nil {
+		return fmt.Errorf("arm %s: %w", r.Name, err)
+	}
+	startup, err := m.startup(ctx)
+	if err != nil {
+		return fmt.Errorf("arm %s: ask when systemd started: %w", r.Name, err)
+	}
+	result, err := m.job(ctx, "start", r.Name+".timer", r.starter(now+r.After-startup))
 	if errors.Is(err, ErrUnitExists) {
 		return fmt.Errorf("arm %s: %w", r.Name, err)
 	}
@@ -100,11 +108,15 @@ func (r Rescue) Validate() error {
 	return checkDescription(r.Description)
 }
 
-// start makes the timer and the service, and starts the timer.
-func (r Rescue) start(ctx context.Context, l *link, result chan<- string) (dbus.ObjectPath, error) {
+// starter makes the timer and the service, and starts the timer. due is counted from the start of systemd.
+func (r Rescue) starter(due time.Duration) func(context.Context, *link, chan<- string) (dbus.ObjectPath, error) {
 	timer := []sd.Property{
 		property("Description", r.Description),
-		property("TimersMonotonic", []timerSpec{{"OnActiveSec", microseconds(r.After)}}),
+		// The first of the two counts. OnActiveSec alone is not enough: with each daemon-reload, systemd 252 begins to count
+		// it anew, so whoever reloads every minute puts off a rescue of 90 seconds for ever.
+		property("TimersMonotonic", []timerSpec{
+			{"OnStartupSec", microseconds(due)}, {"OnActiveSec", microseconds(r.After)},
+		}),
 		property("AccuracyUSec", microseconds(timerAccuracy)),
 		property("RemainAfterElapse", false),
 		property("CollectMode", "inactive-or-failed"),
@@ -118,8 +130,10 @@ func (r Rescue) start(ctx context.Context, l *link, result chan<- string) (dbus.
 		property("RemainAfterExit", true),
 		property("CollectMode", "inactive"),
 	}
-	return l.job(ctx, result, "StartTransientUnit", r.Name+".timer", "fail", timer,
-		[]sd.PropertyCollection{{Name: r.Name + ".service", Properties: service}})
+	aux := []sd.PropertyCollection{{Name: r.Name + ".service", Properties: service}}
+	return func(ctx context.Context, l *link, result chan<- string) (dbus.ObjectPath, error) {
+		return l.job(ctx, result, "StartTransientUnit", r.Name+".timer", "fail", timer, aux)
+	}
 }
 
 // confirmArmed reads back what systemd made of a Rescue.
@@ -131,6 +145,9 @@ func (m *Manager) confirmArmed(ctx context.Context, r Rescue) error {
 	if timer.ActiveState != "active" || timer.SubState != "waiting" {
 		return fmt.Errorf("its timer is %s/%s, not active/waiting", timer.ActiveState, timer.SubState)
 	}
+	if err := m.confirmDue(ctx, r); err != nil {
+		return err
+	}
 	service, err := m.Unit(ctx, r.Name+".service")
 	if err != nil {
 		return err
@@ -141,6 +158,21 @@ func (m *Manager) confirmArmed(ctx context.Context, r Rescue) error {
 	}
 	if !reflect.DeepEqual(steps, r.Steps) {
 		return fmt.Errorf("systemd understood its steps as %v, not %v", steps, r.Steps)
+	}
+	return nil
+}
+
+func (m *Manager) confirmDue(ctx context.Context, r Rescue) error {
+	due, err := m.due(ctx, r.Name+".timer")
+	if err != nil {
+		return err
+	}
+	now, err := monotonic()
+	if err != nil {
+		return err
+	}
+	if left := due - now; left <= 0 || left > r.After {
+		return fmt.Errorf("its timer is due in %v, not in %v", left, r.After)
 	}
 	return nil
 }
