@@ -64,9 +64,6 @@ func (o *restartOptions) run(ctx context.Context, logFlags *cli.Log, out io.Writ
 	if err != nil {
 		return err
 	}
-	if err := cli.CheckSocket(ctx, o.address); err != nil {
-		return err
-	}
 	host, err := apply.Open(ctx, apply.Config{HostsDir: o.hostsDir, StateDir: o.stateDir, Log: log})
 	if err != nil {
 		return err

@@ -52,7 +52,7 @@ func TestSystemdBusy(t *testing.T) {
 // TestReboot reboots the node when it is worst. Containers do not outlive that; containerd works again.
 func TestReboot(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, faulty(t, "exit 1"))
+	s := newSite(t, faulty(t, "2.4", "exit 1"))
 	old := s.read("/etc/containerd/config.toml")
 	s.killAt("before:Restart")
 	if err := s.node.Kill(); err != nil {
@@ -82,7 +82,7 @@ func TestDependants(t *testing.T) {
 		want  restart.Kind
 	}{
 		{"a unit that requires containerd and is listed", rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)}, restart.Restarted},
-		{"the same and the daemon does not start", faulty(t, "exit 1"), restart.RolledBack},
+		{"the same and the daemon does not start", faulty(t, "2.4", "exit 1"), restart.RolledBack},
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			t.Parallel()
@@ -118,7 +118,7 @@ func TestTwoAtOnce(t *testing.T) {
 
 func TestBackupDamaged(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, faulty(t, "exit 1"))
+	s := newSite(t, faulty(t, "2.4", "exit 1"))
 	old := s.read("/etc/containerd/config.toml")
 	o, _ := s.accident("damage:ResetFailed").end()
 	s.check(odd, "the backup is damaged on the disk; config does not start", o, restart.RolledBack, "did not start")

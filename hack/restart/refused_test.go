@@ -3,6 +3,8 @@
 package restart_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	containerd "github.com/containerd/containerd/v2/client"
@@ -106,6 +108,19 @@ func TestFrozenShim(t *testing.T) {
 	o := s.restart()
 	s.kill("CONT", shim)
 	s.check(notFit, "a shim that hangs", o, restart.Refused, "shim does not answer")
+	s.untouched(before)
+}
+
+// TestStray has systemd move the processes of containers, which it does on cgroup v1 where the cgroups are runc's own.
+func TestStray(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
+	before := s.daemonPID()
+	s.exec("systemctl", "daemon-reexec")
+	if !strings.Contains(s.exec("cat", fmt.Sprintf("/proc/%d/cgroup", s.pids[0])), ":pids:/\n") {
+		t.Skip("systemd has left the processes in their cgroups: this machine has no cgroup v1")
+	}
+	s.check(notFit, "systemd has moved processes out of their cgroups", s.restart(), restart.Refused, "no process in its cgroup")
 	s.untouched(before)
 }
 

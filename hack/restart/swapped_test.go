@@ -13,15 +13,16 @@ const afterSwap = "5 after the swap"
 
 // faulty is a node whose containerd runs a shell command before it starts with the new configuration, and is well with the
 // old one. $CTRD is the real program.
-func faulty(t *testing.T, command string) rig.NodeConfig {
+func faulty(t *testing.T, line, command string) rig.NodeConfig {
+	version := rig.ConfigVersions(line)[0]
 	return rig.NodeConfig{
-		Line: "2.4", ConfigTOML: base(t, "2.4", 3),
+		Line: line, ConfigTOML: base(t, line, version),
 		DropIns: map[string]string{"10-faulty.conf": "[Service]\nExecStart=\nExecStart=/opt/faulty/containerd\n"},
 		Files: map[string]string{"/opt/faulty/containerd": "#!/bin/sh\nCTRD=/usr/local/bin/containerd\n" +
 			"case \"$*\" in *dump*) exec $CTRD \"$@\";; esac\n" +
 			"if grep -q /etc/containerd/certs.d /etc/containerd/config.toml; then\n" + command + "\nfi\nexec $CTRD \"$@\"\n",
 			"/etc/containerd/nocri.toml": "version = 3\ndisabled_plugins = ['io.containerd.cri.v1.images']\n",
-			"/etc/containerd/deaf.toml":  base(t, "2.4", 3),
+			"/etc/containerd/deaf.toml":  base(t, line, version),
 		},
 	}
 }
@@ -42,7 +43,7 @@ func TestDaemonAfterSwap(t *testing.T) {
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, faulty(t, c.command))
+			s := newSite(t, faulty(t, "2.4", c.command))
 			old := s.read("/etc/containerd/config.toml")
 			s.check(afterSwap, c.fault, s.restart(), c.want, c.reason)
 			if c.want == restart.Restarted {

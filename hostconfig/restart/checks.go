@@ -17,6 +17,8 @@ import (
 )
 
 const (
+	// assessTimeout bounds all checks together.
+	assessTimeout = time.Minute
 	// minFree is how many bytes must be free where the configuration and our state are.
 	minFree = 16 << 20
 	// settled is how long the daemon must have run at least.
@@ -76,6 +78,8 @@ func (a Assessment) Verdict() Verdict { return (&survey{a.Checks}).worst() }
 // Assess looks at everything that a restart depends on. It changes nothing, but for a file in StateDir and a program that
 // runs for a moment on the node. An error means that it could not be found out.
 func (r *Restarter) Assess(ctx context.Context) (Assessment, error) {
+	ctx, cancel := context.WithTimeout(ctx, assessTimeout)
+	defer cancel()
 	s := &survey{}
 	var a Assessment
 	err := r.need(ctx, &a, s)
@@ -92,9 +96,16 @@ func (r *Restarter) Assess(ctx context.Context) (Assessment, error) {
 	return a, nil
 }
 
+// answers returns nil when CRI works. A daemon that is not there is not waited for as long as its client would.
+func (r *Restarter) answers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, criTimeout)
+	defer cancel()
+	return r.cfg.Daemon.CheckCRI(ctx)
+}
+
 // need finds out whether the daemon works, and whether it obeys the hosts directory already.
 func (r *Restarter) need(ctx context.Context, a *Assessment, s *survey) error {
-	if err := r.cfg.Daemon.CheckCRI(ctx); err != nil {
+	if err := r.answers(ctx); err != nil {
 		s.add("health", Refuse, "containerd does not work now, and must be well before it is changed: "+err.Error())
 		return nil //nolint:nilerr // it is a verdict
 	}
@@ -235,6 +246,11 @@ func (r *Restarter) checkRunning(ctx context.Context, a *Assessment, s *survey) 
 	for _, o := range running.Orphans {
 		s.add("shims", Refuse, fmt.Sprintf("task %s/%s (pid %d) belongs to no container: containerd may hang when it starts "+
 			"(containerd issue 13848); remove it with ctr -n %s task rm -f %s", o.Namespace, o.ID, o.PID, o.Namespace, o.ID))
+	}
+	for _, o := range running.Strays {
+		s.add("shims", Refuse, fmt.Sprintf("task %s/%s (pid %d) has no process in its cgroup, so that containerd would end it when "+
+			"it starts: systemd has moved it, as a daemon-reexec does on cgroup v1; end the pod first, or drain the node",
+			o.Namespace, o.ID, o.PID))
 	}
 	for _, d := range running.Duplicates {
 		s.add("pods", Refuse, "there are two of pod "+d+": containerd does not start with that (containerd issue 6095); remove one")
