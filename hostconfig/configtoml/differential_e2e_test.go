@@ -82,8 +82,8 @@ func newDumper(t *testing.T, line string) *dumper {
 func (d *dumper) tell(t *testing.T) {
 	t.Logf("containerd %s: %d edits, %d refusals, %d that it does not start with, %d with its default", d.version, d.edits,
 		d.refusals, d.notStarting, d.defaults)
-	if d.edits == 0 || d.refusals == 0 || d.notStarting == 0 {
-		t.Error("one of these was never tried")
+	if d.edits == 0 || d.refusals == 0 {
+		t.Error("nothing was edited, or nothing was refused")
 	}
 }
 
