@@ -84,7 +84,7 @@ func (o *restartOptions) run(ctx context.Context, logFlags *cli.Log, out io.Writ
 		return err
 	}
 	r, err := restart.New(restart.Config{
-		Log: log, Systemd: manager, Daemon: ctrd, Probe: prober.Probe, StateDir: o.stateDir, HostsDir: o.hostsDir,
+		Log: log, Systemd: manager, Daemon: ctrd, Probe: prober.Probe, Address: o.address, StateDir: o.stateDir, HostsDir: o.hostsDir,
 		Unit: o.unit, Dependants: o.dependants, Convert: o.convert, Soak: o.soak,
 	})
 	if err != nil {

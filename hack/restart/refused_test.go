@@ -43,6 +43,8 @@ func TestBrokenFile(t *testing.T) {
 	}
 }
 
+const k3sConfig = "/var/lib/rancher/k3s/agent/etc/containerd/config.toml"
+
 // TestUnitNotFit is about units of which a restart is not safe.
 func TestUnitNotFit(t *testing.T) {
 	t.Parallel()
@@ -52,6 +54,10 @@ func TestUnitNotFit(t *testing.T) {
 	}{
 		{"KillMode=mixed", "KillMode=mixed", rig.NodeConfig{DropIns: map[string]string{"10-kill.conf": "[Service]\nKillMode=mixed\n"}}},
 		{"Type=simple", "Type=simple", rig.NodeConfig{DropIns: map[string]string{"10-type.conf": "[Service]\nType=simple\n"}}},
+		{"a containerd of k3s", "this is k3s", rig.NodeConfig{
+			DropIns: map[string]string{"10-k3s.conf": "[Service]\nExecStart=\nExecStart=/usr/local/bin/containerd --config " + k3sConfig + "\n"},
+			Files:   map[string]string{k3sConfig: base(t, "2.4", 3)},
+		}},
 		{"no Delegate", "Delegate", rig.NodeConfig{DropIns: map[string]string{"10-delegate.conf": "[Service]\nDelegate=no\n"}}},
 		{"a start limit that is too small", "StartLimitBurst",
 			rig.NodeConfig{DropIns: map[string]string{"10-limit.conf": "[Unit]\nStartLimitBurst=2\nStartLimitIntervalSec=10\n"}}},

@@ -43,6 +43,9 @@ func (r *Restarter) find(ctx context.Context, s *survey) (t target, err error) {
 		}
 		return t, err
 	}
+	if r.foreign(t.unit, s) {
+		return t, nil
+	}
 	if len(t.unit.ExecStart) != 1 {
 		s.add("unit", Refuse, fmt.Sprintf("%s has %d commands in ExecStart, and which is containerd is not known", t.unit.Name,
 			len(t.unit.ExecStart)))
@@ -74,6 +77,22 @@ func (r *Restarter) find(ctx context.Context, s *survey) (t target, err error) {
 	}
 	r.describe(t, s)
 	return t, nil
+}
+
+// foreign refuses a containerd that belongs to another program, which writes its configuration and restarts it.
+func (r *Restarter) foreign(u systemd.Unit, s *survey) bool {
+	signs := daemon.Signs{Unit: u.Name, Socket: r.cfg.Address}
+	for _, start := range u.ExecStart {
+		signs.Argv = append(signs.Argv, start.Argv...)
+	}
+	f := daemon.DetectFlavour(os.DirFS(r.here("/")), signs)
+	if f.Native == "" {
+		s.add("platform", Pass, f.Name)
+		return false
+	}
+	s.add("platform", Refuse, fmt.Sprintf("this is %s, whose containerd hotplate neither configures nor restarts: set %s; its hosts "+
+		"directory is %s", f.Name, f.Native, f.HostsDir))
+	return true
 }
 
 // describe says what would change.

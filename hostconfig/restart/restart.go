@@ -55,6 +55,8 @@ type Config struct {
 	// Slot waits for the leave to restart, and returns what gives it back. Nil: it is always given.
 	Slot func(context.Context) (release func(), err error)
 
+	// Address is the path of containerd's socket. It helps to tell what platform this is.
+	Address string
 	// Root is where the node's root directory is in this process's file system. Empty: the same paths.
 	Root string
 	// StateDir is a directory on a disk of the node. Only the Restarter writes into StateDir/restart.
