@@ -98,6 +98,7 @@ func (a *agent) run() result {
 		res = result{Outcome: o, err: err}
 	}()
 	<-done
+	res.killed = res.killed || a.dead // in the middle of what another goroutine did for it
 	return res
 }
 
@@ -295,7 +296,9 @@ type agentFiles struct{ a *agent }
 
 var _ files = agentFiles{}
 
-func (f agentFiles) name(verb, path string) string { return verb + " " + strings.TrimPrefix(path, f.a.root) }
+func (f agentFiles) name(verb, path string) string {
+	return verb + " " + strings.TrimPrefix(path, f.a.root)
+}
 
 func (f agentFiles) Read(path string) (data []byte, err error) {
 	err = f.a.op(context.Background(), f.name("read", path), true, func() (err error) { data, err = osFiles{}.Read(path); return err })

@@ -65,28 +65,27 @@ func (r *Restarter) awaitRescue(ctx context.Context, j *journal, state systemd.R
 func (r *Restarter) undo(ctx context.Context, j *journal, kind Kind, reason string) (Outcome, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
+	if j.Phase != rollingBack && kind == RolledBack && r.untried(ctx, j) {
+		kind = Abandoned
+	}
 	r.log.Warn("taking the new configuration of containerd back", "file", j.File, "why", reason)
 	j.Kind, j.Reason = kind, reason
 	if err := r.save(j, rollingBack); err != nil {
 		r.log.Error("the rollback is not noted", "err", err) // it is more important than its note
 	}
-	state, err := r.cfg.Systemd.RescueState(ctx, j.rescue())
+	rescued, err := r.wasRescued(ctx, j)
 	if err != nil {
 		return Outcome{}, err
-	}
-	rescued, err := r.awaitRescue(ctx, j, state)
-	if err != nil {
-		return Outcome{}, err
-	}
-	theirs, err := r.takeBack(ctx, j)
-	if err != nil {
-		return Outcome{}, fmt.Errorf("put containerd's old configuration back: %w; the node's timer tries it too", err)
 	}
 	o := Outcome{Kind: kind, Reason: reason}
-	if !theirs {
-		if o.Downtime, err = r.heal(ctx, j, rescued); err != nil {
-			return r.giveUp(j, err)
-		}
+	if j.Touched || rescued {
+		o.Downtime, err = r.restore(ctx, j, rescued)
+	}
+	switch {
+	case errors.As(err, new(sickError)) && ctx.Err() == nil:
+		return r.giveUp(j, err)
+	case err != nil:
+		return Outcome{}, fmt.Errorf("put containerd's old configuration back: %w; the node's timer tries it too", err)
 	}
 	late, err := r.callOff(ctx, j)
 	if err != nil {
@@ -94,6 +93,24 @@ func (r *Restarter) undo(ctx context.Context, j *journal, kind Kind, reason stri
 	}
 	o.Rescued = rescued || late
 	return r.end(ctx, j, o)
+}
+
+// untried tells whether the daemon is still the one that has not read the new configuration.
+func (r *Restarter) untried(ctx context.Context, j *journal) bool {
+	u, err := r.cfg.Systemd.Unit(ctx, j.Unit)
+	return err == nil && u.InvocationID == j.Invocation
+}
+
+// restore puts the old configuration back and sees that the daemon works with it. The error is a sickError when it does not.
+func (r *Restarter) restore(ctx context.Context, j *journal, rescued bool) (downtime time.Duration, err error) {
+	theirs, err := r.takeBack(ctx, j)
+	switch {
+	case err != nil:
+		return 0, err
+	case theirs:
+		return 0, r.startDependants(ctx, j)
+	}
+	return r.heal(ctx, j, rescued)
 }
 
 // giveUp says that nothing helps. The rescue stays armed: it is one more try, and there is nothing left to lose.
@@ -104,14 +121,14 @@ func (r *Restarter) giveUp(j *journal, cause error) (Outcome, error) {
 }
 
 // takeBack puts the old configuration in its place, unless somebody else has put another one there and containerd works:
-// then it reports that it is theirs.
+// then it reports that it is theirs. What was there before the new one was written is left alone.
 func (r *Restarter) takeBack(ctx context.Context, j *journal) (theirs bool, err error) {
 	is, err := r.content(j)
-	if err != nil || is == isOld {
+	if err != nil || is == isOld || !j.Touched {
 		return false, err
 	}
 	if is == isOther {
-		if r.works(ctx, j) {
+		if r.awaitCRI(ctx, j.Unit) == nil { // who wrote it may be about to restart containerd
 			return true, nil
 		}
 		if err := r.setAside(j); err != nil {
@@ -163,11 +180,15 @@ func (r *Restarter) heal(ctx context.Context, j *journal, rescued bool) (downtim
 		return 0, nil
 	}
 	began := time.Now()
-	if err := r.order(ctx, j.Unit); err != nil {
-		return 0, err
+	if err = r.order(ctx, j.Unit); err == nil {
+		err = r.awaitCRI(ctx, j.Unit)
 	}
-	if err := r.awaitCRI(ctx, j.Unit); err != nil {
-		return 0, err
+	if err != nil {
+		// The rescue or systemd itself may have had more luck meanwhile.
+		now, uerr := r.cfg.Systemd.Unit(ctx, j.Unit)
+		if uerr != nil || now.InvocationID == u.InvocationID || !r.works(ctx, j) {
+			return 0, err
+		}
 	}
 	return time.Since(began).Round(time.Millisecond), r.startDependants(ctx, j)
 }
@@ -175,12 +196,13 @@ func (r *Restarter) heal(ctx context.Context, j *journal, rescued bool) (downtim
 // end writes the record and forgets the transaction, the journal last: what is left without it nobody would take away. Who
 // dies in between ends it once more.
 func (r *Restarter) end(ctx context.Context, j *journal, o Outcome) (Outcome, error) {
+	var errs []error
 	if o.Kind == RolledBack {
-		if err := r.addPoison(j, o.Reason); err != nil {
-			return Outcome{}, fmt.Errorf("note that this configuration is not to be tried again: %w", err)
+		if err := r.addPoison(j, o.Reason); err != nil { // it may be tried once more; to go on with this one would do so in any case
+			errs = append(errs, fmt.Errorf("note that this configuration is not to be tried again: %w", err))
 		}
 	}
-	for _, file := range []string{backupFile, backupSum, unchangedSum, markerFile, systemd.Restored(markerFile)} {
+	for _, file := range []string{candidate, backupFile, backupSum, unchangedSum, markerFile, systemd.Restored(markerFile)} {
 		if err := r.remove(r.state(file)); err != nil {
 			r.log.Warn("a file of the restart stays until the next one", "err", err)
 		}
@@ -189,7 +211,7 @@ func (r *Restarter) end(ctx context.Context, j *journal, o Outcome) (Outcome, er
 		r.log.Warn("what is left of the rescue stays in systemd until the next boot", "unit", j.rescue(), "err", err)
 	}
 	o = r.record(j, o)
-	return o, r.remove(r.state(journalFile))
+	return o, errors.Join(append(errs, r.remove(r.state(journalFile)))...)
 }
 
 // record keeps how an attempt ended, for whoever asks later.

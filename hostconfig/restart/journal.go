@@ -72,6 +72,8 @@ type journal struct {
 	Old     []byte      `json:"old"`
 	NewSum  string      `json:"newSum"`
 	Why     string      `json:"why"`
+	// Touched is set before the new configuration is put in its place.
+	Touched bool `json:"touched,omitempty"`
 	// Kind and Reason are how it will be said to have ended, and why, once it is being rolled back.
 	Kind   Kind   `json:"kind,omitempty"`
 	Reason string `json:"reason,omitempty"`

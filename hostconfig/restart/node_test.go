@@ -202,7 +202,9 @@ var _ Daemon = (*containerd)(nil)
 // isBroken is in a configuration with which containerd does not start, whoever wrote it.
 const isBroken = "BROKEN"
 
-func obeys(text string) bool { return strings.Contains(text, `"`+hostsDir+`"`) || strings.Contains(text, `'`+hostsDir+`'`) }
+func obeys(text string) bool {
+	return strings.Contains(text, `"`+hostsDir+`"`) || strings.Contains(text, `'`+hostsDir+`'`)
+}
 
 // does is what the configuration that was read does.
 func (c *containerd) does() fault {

@@ -264,6 +264,7 @@ func (r *Restarter) swap(ctx context.Context, j *journal, data []byte) error {
 	if err := r.unchanged(ctx, j); err != nil {
 		return err
 	}
+	j.Touched = true
 	if err := r.save(j, swapping); err != nil {
 		return err
 	}
@@ -271,6 +272,7 @@ func (r *Restarter) swap(ctx context.Context, j *journal, data []byte) error {
 	case err != nil:
 		return err
 	case is != isOld:
+		j.Touched = false
 		return fmt.Errorf("%s was changed by somebody else meanwhile", j.File)
 	}
 	if err := r.writeConfig(j, data); err != nil {
@@ -301,6 +303,8 @@ func (r *Restarter) unchanged(ctx context.Context, j *journal) error {
 		return err
 	case len(running.Idle) > 0:
 		return errors.New("a container is being created meanwhile")
+	case len(running.Strays) > 0:
+		return errors.New("systemd has moved a container's processes out of their cgroup meanwhile")
 	}
 	j.Before = running
 	return nil

@@ -37,11 +37,7 @@ func (r *Restarter) resume(ctx context.Context, j *journal) (Outcome, error) {
 	if j.Phase == stuck {
 		return r.mended(ctx, j)
 	}
-	boot, err := r.bootID()
-	if err != nil {
-		return Outcome{}, err
-	}
-	rescued, err := r.wasRescued(ctx, j, boot == j.BootID)
+	rescued, err := r.wasRescued(ctx, j)
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -51,14 +47,14 @@ func (r *Restarter) resume(ctx context.Context, j *journal) (Outcome, error) {
 	}
 	switch {
 	case is == isNew && j.Phase != rollingBack:
-		return r.goOn(ctx, j, boot == j.BootID)
+		return r.goOn(ctx, j)
 	case is == isNew, j.Phase == rollingBack:
 		return r.undo(ctx, j, orElse(j.Kind, RolledBack), j.Reason)
 	case is == isOther:
 		return r.undo(ctx, j, Abandoned, errReplaced.Error())
-	case rescued && j.Phase != verified:
+	case rescued && j.Touched && j.Phase != verified:
 		return r.undo(ctx, j, RolledBack, "the agent died in the middle, and the node put the old configuration back by itself")
-	case rescued:
+	case rescued && j.Touched:
 		return r.undo(ctx, j, Abandoned, "the agent died when everything was proved, and the node put the old configuration "+
 			"back by itself")
 	case j.Phase == restarting || j.Phase == verified:
@@ -75,8 +71,12 @@ func orElse(k, other Kind) Kind {
 }
 
 // wasRescued tells whether the node has put the old configuration back by itself, by the rescue or after a reboot.
-func (r *Restarter) wasRescued(ctx context.Context, j *journal, sameBoot bool) (bool, error) {
-	if !sameBoot {
+func (r *Restarter) wasRescued(ctx context.Context, j *journal) (bool, error) {
+	boot, err := r.bootID()
+	if err != nil {
+		return false, err
+	}
+	if boot != j.BootID {
 		return r.exists(r.state(systemd.Restored(markerFile)))
 	}
 	state, err := r.cfg.Systemd.RescueState(ctx, j.rescue())
@@ -87,7 +87,11 @@ func (r *Restarter) wasRescued(ctx context.Context, j *journal, sameBoot bool) (
 }
 
 // goOn proves a daemon that may have read the new configuration. One that has not is left alone.
-func (r *Restarter) goOn(ctx context.Context, j *journal, sameBoot bool) (Outcome, error) {
+func (r *Restarter) goOn(ctx context.Context, j *journal) (Outcome, error) {
+	boot, err := r.bootID()
+	if err != nil {
+		return Outcome{}, err
+	}
 	u, err := r.cfg.Systemd.Unit(ctx, j.Unit)
 	if err != nil {
 		return Outcome{}, err
@@ -95,10 +99,11 @@ func (r *Restarter) goOn(ctx context.Context, j *journal, sameBoot bool) (Outcom
 	if u.InvocationID == j.Invocation {
 		return r.undo(ctx, j, Abandoned, "the agent died before it restarted containerd")
 	}
-	if !sameBoot {
+	if boot != j.BootID {
 		j.Before = daemon.Running{} // a reboot ends all containers
 	}
-	if err := r.awaitCRI(ctx, j.Unit); err != nil {
+	// That the caller gives up meanwhile says nothing of the daemon.
+	if err := r.awaitCRI(context.WithoutCancel(ctx), j.Unit); err != nil {
 		return r.undo(ctx, j, RolledBack, err.Error())
 	}
 	return r.prove(ctx, j, 0)

@@ -11,11 +11,18 @@ import (
 	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
 )
 
+// sickError says that a unit itself is not well, and not only that nobody could be asked.
+type sickError struct{ error }
+
+func (e sickError) Unwrap() error { return e.error }
+
+func sick(format string, args ...any) error { return sickError{fmt.Errorf(format, args...)} }
+
 // order restarts the unit and waits for the job's own result, which is believed only when it is bad. Meanwhile it looks at
 // the unit: a daemon that has died need not be waited for.
 func (r *Restarter) order(ctx context.Context, unit string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, restartTimeout,
-		fmt.Errorf("%s has not started within %s", unit, restartTimeout))
+		sick("%s has not started within %s", unit, restartTimeout))
 	defer cancel()
 	// Without this the restart fails when the unit has been started often, and leaves it down.
 	if err := r.cfg.Systemd.ResetFailed(ctx, unit); err != nil {
@@ -56,7 +63,7 @@ func (r *Restarter) judge(ctx context.Context, unit, result string, err error) e
 	case err != nil:
 		return fmt.Errorf("restart %s: %w", unit, err)
 	case result != systemd.ResultDone:
-		return fmt.Errorf("%s did not start (%s)%s", unit, result, r.why(ctx, unit))
+		return sick("%s did not start (%s)%s", unit, result, r.why(ctx, unit))
 	}
 	return nil
 }
@@ -68,7 +75,7 @@ func (r *Restarter) dead(ctx context.Context, unit string) error {
 		return nil //nolint:nilerr // systemd may be busy; the answer or the timeout tells
 	}
 	if u.ActiveState == "failed" || u.SubState == "auto-restart" {
-		return fmt.Errorf("%s did not start (%s)", unit, u.Result)
+		return sick("%s did not start (%s)", unit, u.Result)
 	}
 	return nil
 }
@@ -92,7 +99,7 @@ func (r *Restarter) awaitCRI(ctx context.Context, unit string) error {
 			return nil
 		}
 		if strings.Contains(err.Error(), "did not load") {
-			return err
+			return sickError{err}
 		}
 		if dead := r.dead(ctx, unit); dead != nil {
 			return dead
@@ -100,7 +107,7 @@ func (r *Restarter) awaitCRI(ctx context.Context, unit string) error {
 		select {
 		case <-time.After(poll):
 		case <-ctx.Done():
-			return fmt.Errorf("CRI does not work %s after the start: %w", criTimeout, err)
+			return sick("CRI does not work %s after the start: %w", criTimeout, err)
 		}
 	}
 }
@@ -174,13 +181,7 @@ func (r *Restarter) soak(ctx context.Context, j *journal, invocation string) err
 	r.log.Info("watching containerd before its new configuration is believed", "for", r.cfg.Soak)
 	end := time.Now().Add(r.cfg.Soak)
 	for {
-		if err := r.still(ctx, j, invocation); err != nil {
-			return err
-		}
-		bounded, cancel := context.WithTimeout(ctx, criTimeout)
-		err := r.cfg.Daemon.CheckCRI(bounded)
-		cancel()
-		if err != nil {
+		if err := r.stillWell(ctx, j, invocation); err != nil {
 			return err
 		}
 		left := time.Until(end)
@@ -195,6 +196,16 @@ func (r *Restarter) soak(ctx context.Context, j *journal, invocation string) err
 	}
 }
 
+// stillWell looks once. That the caller gives up meanwhile says nothing of the daemon.
+func (r *Restarter) stillWell(ctx context.Context, j *journal, invocation string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), criTimeout)
+	defer cancel()
+	if err := r.still(ctx, j, invocation); err != nil {
+		return err
+	}
+	return r.cfg.Daemon.CheckCRI(ctx)
+}
+
 // startDependants starts what went down with containerd.
 func (r *Restarter) startDependants(ctx context.Context, j *journal) error {
 	ctx, cancel := context.WithTimeout(ctx, dependantTimeout)
@@ -204,11 +215,11 @@ func (r *Restarter) startDependants(ctx context.Context, j *journal) error {
 			return fmt.Errorf("start %s, which went down with containerd: %w", unit, err)
 		}
 		result, err := r.cfg.Systemd.Start(ctx, unit)
-		if err == nil && result != systemd.ResultDone {
-			err = errors.New(result)
-		}
 		if err != nil {
 			return fmt.Errorf("start %s, which went down with containerd: %w", unit, err)
+		}
+		if result != systemd.ResultDone {
+			return sick("%s, which went down with containerd, did not start (%s)", unit, result)
 		}
 	}
 	return nil
