@@ -16,7 +16,7 @@ func ConfigVersions(line string) []int {
 	switch {
 	case strings.HasPrefix(line, "1."):
 		return []int{2}
-	case line == "2.4":
+	case line == "2.3", line == "2.4":
 		return []int{2, 3, 4}
 	default:
 		return []int{2, 3}
