@@ -5,15 +5,9 @@ package restart_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -25,63 +19,17 @@ import (
 // counters is how many pods count on each node.
 const counters = 2
 
-// rows are what the table says, in the order in which the tests ran.
-var rows table
-
-type table struct {
-	mu   sync.Mutex
-	rows []row // guarded by mu
-}
-
-// row is one line of the table.
-type row struct {
-	Group, Fault, Line, Happened string
-	Downtime                     time.Duration
-	Took                         time.Duration
-}
-
-func (t *table) add(r row) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.rows = append(t.rows, r)
-}
-
-// write writes the table as Markdown. Without a file it goes to the standard output.
-func (t *table) write(file string) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.rows) == 0 {
-		return nil
-	}
-	slices.SortStableFunc(t.rows, func(a, b row) int { return strings.Compare(a.Group, b.Group) })
-	var b strings.Builder
-	b.WriteString("| group | fault | containerd | what happened | containers | away |\n|---|---|---|---|---|---:|\n")
-	for _, r := range t.rows {
-		away := "-"
-		if r.Downtime > 0 {
-			away = r.Downtime.Round(time.Millisecond).String()
-		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | kept, no number missed | %s |\n", r.Group, r.Fault, r.Line, r.Happened, away)
-	}
-	if file == "" {
-		fmt.Print(b.String())
-		return nil
-	}
-	return os.WriteFile(file, []byte(b.String()), 0o644)
-}
-
 // site is a node with pods that count, and what hotplate needs on it.
 type site struct {
 	*testing.T
-	node  *rig.Node
-	pods  []*rig.Counter
-	pids  []int
-	began time.Time
+	node *rig.Node
+	pods []*rig.Counter
+	pids []int
 }
 
 func newSite(t *testing.T, cfg rig.NodeConfig) *site {
 	t.Helper()
-	s := &site{T: t, node: rigtest.Node(t, cfg), began: time.Now()}
+	s := &site{T: t, node: rigtest.Node(t, cfg)}
 	for i := range counters {
 		pod := rigtest.Counter(t, s.node, fmt.Sprintf("count-%d", i))
 		status, err := pod.Status(t.Context())
@@ -176,13 +124,13 @@ func (s *site) check(group, fault string, o restart.Outcome, want restart.Kind, 
 	if o.Kind != want || !strings.Contains(o.Reason, reason) {
 		s.Errorf("it ended as %s: %s; want %s with %q", o.Kind, o.Reason, want, reason)
 	}
-	s.well()
+	pods := s.well()
 	happened := string(o.Kind)
 	if o.Rescued {
 		happened += ", by the node itself"
 	}
-	rows.add(row{Group: group, Fault: fault, Line: s.node.Line(), Happened: happened + ": " + short(o.Reason),
-		Downtime: o.Downtime, Took: time.Since(s.began)})
+	rows.add(row{group: group, fault: fault, line: s.node.Line(), happened: happened + ": " + short(o.Reason), pods: pods,
+		downtime: o.Downtime})
 }
 
 func short(text string) string {
@@ -193,10 +141,14 @@ func short(text string) string {
 	return text
 }
 
-// well checks that containerd works and every pod is what it was.
-func (s *site) well() {
+// well checks that containerd works and every pod is what it was, and says it for the table.
+func (s *site) well() string {
 	s.Helper()
 	s.eventually("CRI to work", s.criWorks)
+	if len(s.pods) == 0 {
+		return "ended by the reboot"
+	}
+	kept, numbers, longest := 0, 0, time.Duration(0)
 	for i, pod := range s.pods {
 		status, err := pod.Status(s.Context())
 		if err != nil || status.PID != s.pids[i] || !status.Running {
@@ -205,8 +157,19 @@ func (s *site) well() {
 		}
 		if err := pod.Check(s.Context()); err != nil {
 			s.Errorf("pod %d: %v", i, err)
+			continue
 		}
+		lines, err := pod.Lines()
+		if err != nil {
+			s.Fatal(err)
+		}
+		gap, err := pod.LargestGap()
+		if err != nil {
+			s.Fatal(err)
+		}
+		kept, numbers, longest = kept+1, numbers+len(lines), max(longest, gap)
 	}
+	return fmt.Sprintf("%d of %d kept; none of %d numbers missed; gap %s", kept, len(s.pods), numbers, longest.Round(10*time.Millisecond))
 }
 
 // criWorks tells whether containerd serves CRI.
@@ -235,69 +198,5 @@ func (s *site) eventuallyIn(limit time.Duration, what string, ok func() bool) {
 		case <-ctx.Done():
 			s.Fatalf("waited in vain for %s", what)
 		}
-	}
-}
-
-// read reads a file of the node.
-func (s *site) read(path string) string {
-	s.Helper()
-	data, err := os.ReadFile(s.node.Path(path))
-	if err != nil {
-		s.Fatal(err)
-	}
-	return string(data)
-}
-
-func (s *site) write(path, text string) {
-	s.Helper()
-	file := s.node.Path(path)
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		s.Fatal(err)
-	}
-	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-		s.Fatal(err)
-	}
-}
-
-// exec runs a program on the node.
-func (s *site) exec(argv ...string) string {
-	s.Helper()
-	out, err := s.node.Exec(s.Context(), argv...)
-	if err != nil {
-		s.Fatal(err)
-	}
-	return strings.TrimSpace(out)
-}
-
-// kill sends a signal to a process by its pid on the node.
-func (s *site) kill(signal string, pid int) {
-	s.Helper()
-	s.exec("/bin/kill", "-"+signal, strconv.Itoa(pid))
-}
-
-// daemonPID is containerd's, as systemd has it.
-func (s *site) daemonPID() string {
-	s.Helper()
-	return s.exec("systemctl", "show", "--value", "-p", "MainPID", "containerd")
-}
-
-// untouched checks that the daemon was not restarted.
-func (s *site) untouched(before string) {
-	s.Helper()
-	if now := s.daemonPID(); now != before {
-		s.Errorf("containerd had pid %s and has %s", before, now)
-	}
-}
-
-// leavesNothing checks that no transaction, marker or rescue is left.
-func (s *site) leavesNothing() {
-	s.Helper()
-	for _, name := range []string{"journal.json", "marker", "marker.restored", "backup", "candidate"} {
-		if _, err := os.Lstat(s.node.Path("/var/lib/hotplate/restart/" + name)); !errors.Is(err, fs.ErrNotExist) {
-			s.Errorf("%s is left: %v", name, err)
-		}
-	}
-	if units := s.exec("systemctl", "list-units", "--all", "--no-legend", "hotplate-rescue-*"); units != "" {
-		s.Errorf("systemd still has %s", units)
 	}
 }

@@ -1,0 +1,76 @@
+//go:build e2e
+
+package restart_test
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// rows are what the table says, in the order in which the tests ran.
+var rows table
+
+type table struct {
+	mu   sync.Mutex
+	rows []row // guarded by mu
+}
+
+// row is one line of the table.
+type row struct {
+	group, fault, line, happened string
+	// pods is what became of the pods that count.
+	pods     string
+	downtime time.Duration
+}
+
+func (t *table) add(r row) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.rows = append(t.rows, r)
+}
+
+// write writes the table as Markdown. Without a file it goes to the standard output.
+func (t *table) write(file string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.rows) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(t.rows, func(a, b row) int { return cmp.Or(cmp.Compare(a.group, b.group), cmp.Compare(a.fault, b.fault)) })
+	var b strings.Builder
+	fmt.Fprintf(&b, "# What becomes of each fault of a restart\n\nWritten by `make test-restart`; do not edit. %s on %s/%s, %d CPUs, Linux %s.\n\n",
+		runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), kernel())
+	b.WriteString("Each row was run on a node with systemd, with pods that count ten times a second. `gap` is the longest time between two\n" +
+		"numbers of any of them, `away` is how long CRI did not answer. At the end of each row containerd worked.\n")
+	group := ""
+	for _, r := range t.rows {
+		if r.group != group {
+			group = r.group
+			fmt.Fprintf(&b, "\n## %s\n\n| fault | containerd | what happened | pods | away |\n|---|---|---|---|---:|\n", group)
+		}
+		away := ""
+		if r.downtime > 0 {
+			away = r.downtime.Round(time.Millisecond).String()
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.fault, r.line, r.happened, r.pods, away)
+	}
+	if file == "" {
+		fmt.Print(b.String())
+		return nil
+	}
+	return os.WriteFile(file, []byte(b.String()), 0o644)
+}
+
+func kernel() string {
+	var uts unix.Utsname
+	_ = unix.Uname(&uts) // cannot fail
+	return unix.ByteSliceToString(uts.Release[:])
+}
