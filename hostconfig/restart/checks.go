@@ -106,6 +106,9 @@ func (r *Restarter) answers(ctx context.Context) error {
 // need finds out whether the daemon works, and whether it obeys the hosts directory already.
 func (r *Restarter) need(ctx context.Context, a *Assessment, s *survey) error {
 	if err := r.answers(ctx); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		s.add("health", Refuse, "containerd does not work now, and must be well before it is changed: "+err.Error())
 		return nil //nolint:nilerr // it is a verdict
 	}

@@ -68,10 +68,13 @@ const (
 
 var sequels = []sequel{atOnce, rescue, rebooted, rescueToo}
 
+// full says that all combinations are wanted, and not only each operation with one of them.
+func full() bool { return os.Getenv("HOTPLATE_FULL") != "" }
+
 // some are all sequels, or one that differs from operation to operation unless HOTPLATE_FULL is set: what is killed after one
 // operation is in the state of what is killed before the next.
 func some(n int) []sequel {
-	if os.Getenv("HOTPLATE_FULL") != "" {
+	if full() {
 		return sequels
 	}
 	return sequels[n%len(sequels):][:1]

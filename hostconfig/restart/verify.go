@@ -112,17 +112,45 @@ func (r *Restarter) awaitCRI(ctx context.Context, unit string) error {
 	}
 }
 
+// maxTries is how often something is looked at while nobody can be asked. A daemon that answers badly is not asked again.
+const maxTries = 3
+
+// surely looks once more where nobody could be asked: that is no verdict on the daemon.
+func (r *Restarter) surely(ctx context.Context, look func(context.Context) error) error {
+	for try := 1; ; try++ {
+		err := look(ctx)
+		if err == nil || errors.As(err, new(sickError)) || try == maxTries {
+			return err
+		}
+		r.log.Warn("whether containerd is well could not be seen", "err", err, "try", try)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
 // verify sees that the daemon is a new one, obeys the hosts directory, and has lost nothing. It returns the invocation that
 // is to stay.
 func (r *Restarter) verify(ctx context.Context, j *journal) (invocation string, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verifyTimeout+dependantTimeout)
 	defer cancel()
+	err = r.surely(ctx, func(ctx context.Context) (err error) {
+		invocation, err = r.proved(ctx, j)
+		return err
+	})
+	return invocation, err
+}
+
+// proved is one try of verify.
+func (r *Restarter) proved(ctx context.Context, j *journal) (invocation string, err error) {
 	u, err := r.cfg.Systemd.Unit(ctx, j.Unit)
 	if err != nil {
 		return "", err
 	}
 	if u.InvocationID == j.Invocation {
-		return "", fmt.Errorf("%s was not restarted, whatever systemd says", j.Unit)
+		return "", sick("%s was not restarted, whatever systemd says", j.Unit)
 	}
 	if err := r.still(ctx, j, u.InvocationID); err != nil {
 		return "", err
@@ -135,14 +163,14 @@ func (r *Restarter) verify(ctx context.Context, j *journal) (invocation string, 
 		return "", err
 	}
 	if lost := j.Before.Lost(running); len(lost) > 0 {
-		return "", fmt.Errorf("containers were lost: %s", few(lost))
+		return "", sick("containers were lost: %s", few(lost))
 	}
 	verdict, err := r.cfg.Probe(ctx)
 	if err != nil {
 		return "", err
 	}
 	if !verdict.Live {
-		return "", fmt.Errorf("the restarted containerd does not read %s either: %s", r.cfg.HostsDir, verdict.Cause)
+		return "", sick("the restarted containerd does not read %s either: %s", r.cfg.HostsDir, verdict.Cause)
 	}
 	r.log.Info("containerd obeys the hosts directory, and has kept every container", "dir", r.cfg.HostsDir,
 		"tasks", len(running.Tasks))
@@ -156,16 +184,16 @@ func (r *Restarter) still(ctx context.Context, j *journal, invocation string) er
 		return err
 	}
 	if is != isNew {
-		return fmt.Errorf("%s: %w", j.File, errReplaced)
+		return sick("%s: %w", j.File, errReplaced)
 	}
 	u, err := r.cfg.Systemd.Unit(ctx, j.Unit)
 	switch {
 	case err != nil:
 		return err
 	case u.InvocationID != invocation:
-		return fmt.Errorf("%s was started once more%s", j.Unit, r.why(ctx, j.Unit))
+		return sick("%s was started once more%s", j.Unit, r.why(ctx, j.Unit))
 	case u.ActiveState != "active":
-		return fmt.Errorf("%s is %s/%s, %s", j.Unit, u.ActiveState, u.SubState, u.Result)
+		return sick("%s is %s/%s, %s", j.Unit, u.ActiveState, u.SubState, u.Result)
 	}
 	return nil
 }
@@ -181,7 +209,9 @@ func (r *Restarter) soak(ctx context.Context, j *journal, invocation string) err
 	r.log.Info("watching containerd before its new configuration is believed", "for", r.cfg.Soak)
 	end := time.Now().Add(r.cfg.Soak)
 	for {
-		if err := r.stillWell(ctx, j, invocation); err != nil {
+		// That the caller gives up meanwhile says nothing of the daemon.
+		err := r.surely(context.WithoutCancel(ctx), func(ctx context.Context) error { return r.stillWell(ctx, j, invocation) })
+		if err != nil {
 			return err
 		}
 		left := time.Until(end)
@@ -196,14 +226,12 @@ func (r *Restarter) soak(ctx context.Context, j *journal, invocation string) err
 	}
 }
 
-// stillWell looks once. That the caller gives up meanwhile says nothing of the daemon.
+// stillWell looks once. CRI may be slow for a moment.
 func (r *Restarter) stillWell(ctx context.Context, j *journal, invocation string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), criTimeout)
-	defer cancel()
 	if err := r.still(ctx, j, invocation); err != nil {
 		return err
 	}
-	return r.cfg.Daemon.CheckCRI(ctx)
+	return r.awaitCRI(ctx, j.Unit)
 }
 
 // startDependants starts what went down with containerd.
