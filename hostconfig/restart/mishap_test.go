@@ -118,6 +118,9 @@ var mishaps = []mishap{
 	{name: "the agent is paused until the rescue has acted", prepare: func(_ *trial, a *agent) {
 		a.before = func() error { time.Sleep(a.r.after() + time.Minute); return nil }
 	}},
+	{name: "it takes a second", once: true, prepare: func(_ *trial, a *agent) {
+		a.before = func() error { time.Sleep(time.Second); return nil }
+	}},
 	{name: "containerd is killed", wait: true, fails: true, prepare: func(tr *trial, a *agent) {
 		a.before = func() error { tr.kill(); return nil }
 	}},

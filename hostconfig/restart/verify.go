@@ -24,6 +24,10 @@ func (r *Restarter) order(ctx context.Context, unit string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, restartTimeout,
 		sick("%s has not started within %s", unit, restartTimeout))
 	defer cancel()
+	before, err := r.cfg.Systemd.Unit(ctx, unit)
+	if err != nil {
+		return err
+	}
 	// Without this the restart fails when the unit has been started often, and leaves it down.
 	if err := r.cfg.Systemd.ResetFailed(ctx, unit); err != nil {
 		return fmt.Errorf("reset the start limit of %s: %w", unit, err)
@@ -44,7 +48,8 @@ func (r *Restarter) order(ctx context.Context, unit string) error {
 		case a := <-answers:
 			return r.judge(ctx, unit, a.result, a.err)
 		case <-tick.C:
-			if err := r.dead(ctx, unit); err != nil {
+			// A busy systemd still shows for a while how the one before has ended.
+			if err := r.dead(ctx, unit, before.InvocationID); err != nil {
 				cancel()
 				<-answers
 				return err
@@ -68,13 +73,14 @@ func (r *Restarter) judge(ctx context.Context, unit, result string, err error) e
 	return nil
 }
 
-// dead returns an error when the unit has failed, or waits to be started again after it has failed.
-func (r *Restarter) dead(ctx context.Context, unit string) error {
+// dead returns an error when the unit has failed, or waits to be started again after it has failed; not for the invocation
+// except.
+func (r *Restarter) dead(ctx context.Context, unit, except string) error {
 	u, err := r.cfg.Systemd.Unit(ctx, unit)
 	if err != nil {
 		return nil //nolint:nilerr // systemd may be busy; the answer or the timeout tells
 	}
-	if u.ActiveState == "failed" || u.SubState == "auto-restart" {
+	if u.InvocationID != except && (u.ActiveState == "failed" || u.SubState == "auto-restart") {
 		return sick("%s did not start (%s)", unit, u.Result)
 	}
 	return nil
@@ -101,7 +107,7 @@ func (r *Restarter) awaitCRI(ctx context.Context, unit string) error {
 		if strings.Contains(err.Error(), "did not load") {
 			return sickError{err}
 		}
-		if dead := r.dead(ctx, unit); dead != nil {
+		if dead := r.dead(ctx, unit, ""); dead != nil {
 			return dead
 		}
 		select {
