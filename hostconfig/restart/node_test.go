@@ -180,7 +180,7 @@ func (n *node) leftovers() (left []string) {
 			left = append(left, "/etc/containerd/"+e.Name())
 		}
 	}
-	return append(left, n.sys.Rescues()...)
+	return append(left, n.sys.Known()...)
 }
 
 // containerd is a fake daemon. It is safe for concurrent use.

@@ -35,6 +35,11 @@ func RestoreFile(backup, file string) []Step {
 	}
 }
 
+// KeepCopy makes a copy of a file, if it is there, as it is.
+func KeepCopy(file, to string) []Step {
+	return []Step{{Argv: []string{cp, "-p", file, to}, IgnoreFailure: true}}
+}
+
 // CheckSums fails, and so keeps the steps after it from being taken, when a file that list names is not what list says of it:
 // lines as sha256sum writes them.
 func CheckSums(list string) Step { return Step{Argv: []string{sha256sum, "--check", "--status", list}} }

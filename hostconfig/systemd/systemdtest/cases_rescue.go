@@ -3,6 +3,7 @@ package systemdtest
 import (
 	"errors"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -94,6 +95,30 @@ func rescueDisarmed(t *testing.T, n Node) {
 		}
 	}
 	s.gone(name)
+}
+
+func rescuesAreListed(t *testing.T, n Node) {
+	s := newScene(t, n)
+	first, second, other := s.Prefix()+"listed-b", s.Prefix()+"listed-a", s.Prefix()+"rescue"
+	list := func(want ...string) {
+		t.Helper()
+		if got, err := s.sys.Rescues(s.ctx, s.Prefix()+"listed-"); err != nil || !slices.Equal(got, want) {
+			t.Errorf("listed are %q, %v; want %q", got, err, want)
+		}
+	}
+	list()
+	s.arm(first, soon, step("/bin/true"))
+	s.arm(second, never, step("/bin/true"))
+	s.arm(other, never, step("/bin/true"))
+	list(second, first)
+	s.waitState(first, systemd.RescueRan)
+	list(second)
+	s.disarm(second, systemd.RescueDisarmed)
+	list()
+	s.disarm(other, systemd.RescueDisarmed)
+	if err := s.sys.Forget(s.ctx, first); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func rescueDisarmedTooLate(t *testing.T, n Node) {

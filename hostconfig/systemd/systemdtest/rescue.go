@@ -152,8 +152,22 @@ func (f *Fake) Forget(ctx context.Context, name string) error {
 	})
 }
 
-// Rescues are the names of those of which systemd still knows something, for tests that nothing is left.
-func (f *Fake) Rescues() []string {
+// Rescues is as a Manager's.
+func (f *Fake) Rescues(ctx context.Context, prefix string) (names []string, err error) {
+	err = f.call(ctx, "Rescues", prefix, func() error {
+		for name, r := range f.rescues {
+			if strings.HasPrefix(name, prefix) && (r.state == systemd.RescueArmed || r.state == systemd.RescueRunning) {
+				names = append(names, name)
+			}
+		}
+		slices.Sort(names)
+		return nil
+	})
+	return names, err
+}
+
+// Known are the names of the rescues of which anything is left, for tests that nothing is.
+func (f *Fake) Known() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Sorted(maps.Keys(f.rescues))

@@ -29,6 +29,7 @@ type Systemd interface {
 	Disarm(ctx context.Context, name string) (systemd.RescueState, error)
 	RescueState(ctx context.Context, name string) (systemd.RescueState, error)
 	Forget(ctx context.Context, name string) error
+	Rescues(ctx context.Context, prefix string) ([]string, error)
 
 	Version(ctx context.Context) (string, error)
 	Close() error

@@ -58,6 +58,7 @@ func Cases() []Case {
 		{Name: "RescueFires", Test: rescueFires},
 		{Name: "RescueFails", Test: rescueFails},
 		{Name: "RescueDisarmed", Test: rescueDisarmed},
+		{Name: "RescuesAreListed", Test: rescuesAreListed},
 		{Name: "RescueDisarmedTooLate", Test: rescueDisarmedTooLate},
 		{Name: "RescueHealsAutoRestart", Test: rescueHealsAutoRestart},
 		{Name: "RescueHealsStartLimit", Test: rescueHealsStartLimit, Alone: true},
@@ -144,21 +145,32 @@ func (s *scene) job(do func(context.Context, string) (string, error), unit, want
 func (s *scene) waitUnit(name, active, sub string) systemd.Unit {
 	s.Helper()
 	var u systemd.Unit
-	s.wait(name+" is "+active+"/"+sub, func() bool {
+	if !s.eventually(func() bool {
 		u = s.unit(name)
 		return u.ActiveState == active && u.SubState == sub
-	})
+	}) {
+		s.Fatalf("waited in vain until %s is %s/%s: it is %+v", name, active, sub, u)
+	}
 	return u
 }
 
-// wait waits until ok. The time bounds a test that hangs, it is no measure.
+// wait waits until ok.
 func (s *scene) wait(what string, ok func() bool) {
+	s.Helper()
+	if !s.eventually(ok) {
+		s.Fatalf("waited in vain until %s", what)
+	}
+}
+
+// eventually waits until ok. The time bounds a test that hangs, it is no measure.
+func (s *scene) eventually(ok func() bool) bool {
 	s.Helper()
 	for deadline := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			s.Fatalf("waited in vain until %s", what)
+			return false
 		}
 	}
+	return true
 }
 
 func (s *scene) state(name string) systemd.RescueState {
