@@ -80,6 +80,10 @@ type Config struct {
 	// NewPuller makes the Puller for the limits of a config. It is called again when they have changed. The Logins are
 	// always those of the config in force.
 	NewPuller func(config.Prefetch, Logins) (images.Puller, error)
+	// NewRestarter makes the Restarter for the settings of a config. An error means that containerd cannot be restarted from
+	// here, and says why; it is called again then, now and then.
+	NewRestarter func(context.Context, RestarterConfig) (Restarter, error)
+	Slots        Slots
 	// WatchHosts calls changed whenever something in the hosts directory changed, until ctx ends or it cannot.
 	WatchHosts func(ctx context.Context, changed func()) error
 	Log        *slog.Logger
@@ -94,7 +98,7 @@ func (c Config) check() error {
 		{"Version", c.Version != ""}, {"Address", c.Address != ""}, {"HostsDir", c.HostsDir != ""},
 		{"StateDir", c.StateDir != ""}, {"Source", c.Source != nil}, {"SourceName", c.SourceName != ""},
 		{"Host", c.Host != nil}, {"Daemon", c.Daemon != nil}, {"Prober", c.Prober != nil},
-		{"NewPuller", c.NewPuller != nil}, {"WatchHosts", c.WatchHosts != nil}, {"Log", c.Log != nil},
+		{"NewPuller", c.NewPuller != nil}, {"NewRestarter", c.NewRestarter != nil}, {"Slots", c.Slots != nil}, {"WatchHosts", c.WatchHosts != nil}, {"Log", c.Log != nil},
 	} {
 		if !f.set {
 			errs = append(errs, fmt.Errorf("agent: %s is required", f.name))
@@ -109,7 +113,9 @@ type Agent struct {
 	view   *view
 	images *images.Worker
 	hosts  *reconciler
-	logins atomic.Pointer[Logins] // of the config in force; nil before the first
+	// restarts has its own goroutine, or belongs to that of Once.
+	restarts *restarts
+	logins   atomic.Pointer[Logins] // of the config in force; nil before the first
 
 	// puller is for limits. Both belong to the goroutine that calls enforce.
 	puller images.Puller
@@ -140,14 +146,35 @@ func New(cfg Config) (*Agent, error) {
 		status, reason, message := a.images.Condition()
 		a.view.set(report.ImagesReady, status, reason, message)
 	})
-	a.hosts = newReconciler(cfg, a.view, proven, a.images.RetryNow, a.images.SetWaits)
+	a.cfg.Prober = &inTurn{prober: cfg.Prober, turn: make(chan struct{}, 1)}
+	need := newNeed(a.view)
+	a.hosts = newReconciler(a.cfg, a.view, proven, need, a.images.RetryNow, a.images.SetWaits)
+	need.ended = a.hosts.daemonChanged
+	a.restarts = newRestarts(a.cfg, need, a.images, a.cfg.Prober.Probe)
 	return a, nil
+}
+
+// inTurn lets one probe run at a time: they publish the same directory.
+type inTurn struct {
+	prober Prober
+	turn   chan struct{} // capacity 1; holds a token while a probe runs
+}
+
+func (p *inTurn) Probe(ctx context.Context) (probe.Verdict, error) {
+	select {
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+		return p.prober.Probe(ctx)
+	case <-ctx.Done():
+		return probe.Verdict{}, ctx.Err()
+	}
 }
 
 // Report is the state of the node now.
 func (a *Agent) Report() report.NodeReport {
 	r := a.view.Report()
 	r.Images, r.Unwanted = a.images.Report(), a.images.Unwanted()
+	r.Restart = a.restarts.need.report()
 	return r
 }
 
@@ -164,6 +191,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.reconcile(ctx, snapshots) })
 	g.Go(func() error {
 		a.hosts.watchMirrors(ctx)
+		return nil
+	})
+	g.Go(func() error {
+		a.restarts.run(ctx)
 		return nil
 	})
 	g.Go(func() error {
@@ -188,7 +219,13 @@ func (a *Agent) Once(ctx context.Context) (report.NodeReport, error) {
 	if err := a.accept(s, regs); err != nil {
 		return a.Report(), err
 	}
+	_ = a.restarts.recover(ctx) // an attempt does it again, and says so
 	a.hosts.pass(ctx)
+	a.restarts.act(ctx, a.restarts.need.take())
+	a.images.Resume()
+	if a.hosts.stale.Load() {
+		a.hosts.pass(ctx)
+	}
 	a.hosts.sawMirrors(ctx, checkMirrors(ctx, endpoints(regs)))
 	a.images.Once(ctx)
 	return a.Report(), nil
@@ -228,6 +265,7 @@ func (a *Agent) watchHosts(ctx context.Context) {
 // reconcile brings the hosts directory to what the newest good config wants: on every new config, whenever somebody
 // touched the directory, and by a timer.
 func (a *Agent) reconcile(ctx context.Context, snapshots <-chan config.Snapshot) error {
+	a.restarts.awaitRecovered(ctx)
 	timer := time.NewTimer(idleInterval)
 	defer timer.Stop()
 	for {
@@ -304,6 +342,7 @@ func (a *Agent) enforce(s config.Snapshot, regs []hostconfig.Registry) error {
 	a.hosts.want(s, regs, func() {
 		a.logins.Store(new(known.find()))
 		a.images.SetWanted(wanted)
+		a.restarts.need.want(s.Config.Restart, s.Hash)
 		// Now, and not before: Ready must not be read together with a hash that it is not about.
 		a.view.update(func(r *report.NodeReport) { r.Config.Hash = s.Hash })
 	})

@@ -45,7 +45,7 @@ func TestCertificatesAreReported(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			var log agenttest.Log
-			r := newReconciler(Config{Log: log.Logger()}, newView(report.NodeReport{}, log.Logger()), nil, nil, nil)
+			r := newReconciler(Config{Log: log.Logger()}, newView(report.NodeReport{}, log.Logger()), nil, nil, nil, nil)
 			r.current = &config.Snapshot{Bundles: c.bundles, KeyPairs: make(map[string]certs.KeyPair)}
 			want := c.bundles["a"].Len() + c.bundles["b"].Len()
 			if c.pair != nil {

@@ -11,7 +11,14 @@
 //     alone for a while (flaps).
 //  3. watchMirrors looks at every mirror with the CAs that the config names now. Until a mirror verifies against those,
 //     the ones that last did stay trusted beside them (trust).
-//  4. agent/images makes the wanted images ready through package prefetch, in the order of their priority, keeps them so,
+//  4. restarts acts where the daemon does not obey and everything is written, as the config's `restart` lets it: never; or
+//     in a window; or now, unless the node is busy (tried again after a minute, then less often) or it is not safe (looked
+//     at again every ten minutes, and when the config or the daemon is another one). Package hostconfig/restart does it.
+//     What an earlier agent has begun is ended first, whatever the config says. Meanwhile passes write the hosts directory
+//     as ever, but say nothing bad of a daemon that is away (need), and do not probe it.
+//     Images wait at the start until it is known whether this is to be done. Where it is found out later, those under way go
+//     on if they are not in the way, else they may end within a minute, and are interrupted then, at most every hour.
+//  5. agent/images makes the wanted images ready through package prefetch, in the order of their priority, keeps them so,
 //     and lets go of those that left the config. A change of where an image comes from begins its pull anew.
 //
 // The state is one report.NodeReport. It is logged as it changes, and served on the status socket and as metrics.

@@ -255,11 +255,13 @@ type node struct {
 	daemon *fakeDaemon
 	prober *fakeProber
 	puller *agenttest.Puller
-	log    *agenttest.Log
-	logins Logins // of the newest puller
-	watch  error  // what WatchHosts fails with
-	ended  chan error
-	cancel context.CancelFunc
+	// restarter is the only way to restart containerd.
+	restarter *fakeRestarter
+	log       *agenttest.Log
+	logins    Logins // of the newest puller
+	watch     error  // what WatchHosts fails with
+	ended     chan error
+	cancel    context.CancelFunc
 }
 
 // newNode returns an agent that does not run yet, on a healthy daemon that obeys.
@@ -271,6 +273,7 @@ func newNode(t testing.TB) *node {
 		ConfigPath: "/etc/containerd/certs.d"}}
 	n.prober = &fakeProber{t: t, host: n.host, verdict: probe.Verdict{Live: true, UserAgent: "containerd/2.4.2"}}
 	n.prober.touched = func() { n.hosts.wake() }
+	n.restarter = &fakeRestarter{t: t, daemon: n.daemon, prober: n.prober}
 	n.puller.Allowed = n.host.written
 	n.start()
 	return n
@@ -295,6 +298,10 @@ func (n *node) config() Config {
 			n.puller.Set(func(p *agenttest.State) { p.Made = append(p.Made, limits) })
 			n.logins = logins
 			return n.puller, nil
+		},
+		Slots: FreeSlots{},
+		NewRestarter: func(_ context.Context, cfg RestarterConfig) (Restarter, error) {
+			return n.restarter.madeFor(cfg)
 		},
 		WatchHosts: func(ctx context.Context, _ func()) error {
 			if n.watch != nil {

@@ -61,6 +61,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	counter("hotplate_passes_total", "Passes of the reconciler.", s.passes)
 	counter("hotplate_hosts_changes_total", "Passes that changed the hosts directory.", s.changes)
 	counter("hotplate_hosts_drift_total", "Files of ours that somebody else changed.", s.drift)
+	c.agent.restarts.stats.collect(r.Restart.Records, out)
 	collectImages(r, gauge)
 	c.collectPrefetch(out)
 }

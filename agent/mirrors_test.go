@@ -179,7 +179,7 @@ func newRotation(t *testing.T, chain ...tls.Certificate) *rotation {
 	var log agenttest.Log
 	host := newFakeHost(t)
 	v := newView(report.NodeReport{}, log.Logger())
-	r := newReconciler(Config{Log: log.Logger(), Host: host, HostsDir: "/certs.d"}, v, trustIn(t), func() {}, func(map[string]string) {})
+	r := newReconciler(Config{Log: log.Logger(), Host: host, HostsDir: "/certs.d"}, v, trustIn(t), newNeed(v), func() {}, func(map[string]string) {})
 	return &rotation{reconciler: r, host: host, srv: srv}
 }
 

@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hotplate-dev/hotplate/agent/config"
@@ -28,6 +29,7 @@ type reconciler struct {
 	view  *view
 	trust *trust
 	flaps flaps
+	need  *need
 	// standing holds what somebody else did and the last pass could not or would not mend.
 	standing map[string]bool
 	stats    *stats
@@ -39,7 +41,8 @@ type reconciler struct {
 	// wait for it: before, they would be sought where the config forbids.
 	written func()
 
-	kick chan struct{} // capacity 1
+	kick  chan struct{} // capacity 1
+	stale atomic.Bool   // what was known of the daemon may not hold any more
 	// toCheck tells watchMirrors which endpoints there are, checked tells pass's goroutine what it found.
 	toCheck chan []endpoint // capacity 1
 	checked chan map[string]mirrorCheck
@@ -61,13 +64,16 @@ type probed struct {
 }
 
 // of reports whether the verdict is about the process that info describes.
-func (p probed) of(info daemon.Info) bool {
-	return p.process.PID == info.PID && p.process.UUID == info.UUID && p.process.Version == info.Version
+func (p probed) of(info daemon.Info) bool { return sameProcess(p.process, info) }
+
+// sameProcess reports whether a and b are about one process of containerd, as far as that can be told.
+func sameProcess(a, b daemon.Info) bool {
+	return a.PID == b.PID && a.UUID == b.UUID && a.Version == b.Version
 }
 
-func newReconciler(cfg Config, v *view, t *trust, hostsChanged func(), waits func(map[string]string)) *reconciler {
+func newReconciler(cfg Config, v *view, t *trust, n *need, hostsChanged func(), waits func(map[string]string)) *reconciler {
 	return &reconciler{
-		cfg: cfg, log: cfg.Log, view: v, trust: t, stats: &stats{counts: counts{lastPass: time.Now()}},
+		cfg: cfg, log: cfg.Log, view: v, trust: t, need: n, stats: &stats{counts: counts{lastPass: time.Now()}},
 		hostsChanged: hostsChanged, waits: waits,
 		kick: make(chan struct{}, 1), toCheck: make(chan []endpoint, 1), checked: make(chan map[string]mirrorCheck),
 	}
@@ -79,6 +85,12 @@ func (r *reconciler) wake() {
 	case r.kick <- struct{}{}:
 	default:
 	}
+}
+
+// daemonChanged asks for a pass soon that believes nothing of what was known of the daemon. It never blocks.
+func (r *reconciler) daemonChanged() {
+	r.stale.Store(true)
+	r.wake()
 }
 
 // want makes s, which asks for regs, what passes work towards. When the hosts directory is written, written is called.
@@ -98,6 +110,9 @@ func (r *reconciler) want(s config.Snapshot, regs []hostconfig.Registry, written
 // be; what is not is in the conditions.
 func (r *reconciler) pass(ctx context.Context) (settled bool) {
 	defer r.stats.add(func(c *counts) { c.passes, c.lastPass = c.passes+1, time.Now() })
+	if r.stale.Swap(false) {
+		r.probed = probed{}
+	}
 	known := r.current != nil && r.process.Version != ""
 	if known {
 		// First, because a daemon that hangs must not hold up the repair.
@@ -118,18 +133,23 @@ func (r *reconciler) pass(ctx context.Context) (settled bool) {
 
 // lookAtDaemon reports whether containerd and its CRI plugin answer.
 func (r *reconciler) lookAtDaemon(ctx context.Context) bool {
+	_, before := r.need.underWay()
 	info, err := r.askDaemon(ctx)
 	if err != nil {
-		if ctx.Err() == nil {
+		switch what, done := r.need.underWay(); {
+		case ctx.Err() != nil:
+		case what != "" || done != before: // that it is away is a part of it
+			r.view.set(report.ContainerdHealthy, report.Unknown, report.Restarting, "it is being restarted by hotplate")
+		default:
 			r.view.set(report.ContainerdHealthy, report.False, "NotAnswering", err.Error())
 		}
 		return false
 	}
 	if r.probed.ok && r.probed.of(r.process) && !r.probed.of(info) {
 		// Before it is said to be healthy: the node must not be Ready on the word of a process that is gone.
-		r.view.set(report.HostsLive, report.Unknown, "NotProbed", "containerd is not the process any more that was probed")
+		r.need.unknown("NotProbed", "containerd is not the process any more that was probed")
 	}
-	if r.view.Report().Condition(report.ContainerdHealthy).Status == report.False {
+	if c := r.view.Report().Condition(report.ContainerdHealthy); c.Status == report.False || c.Reason == report.Restarting {
 		defer r.hostsChanged() // what failed because the daemon was away need not wait for its turn
 	}
 	r.setVersion(info.Version)
@@ -302,6 +322,9 @@ func keepMirrors(states, old []report.Registry) []report.Registry {
 
 // probe makes sure that there is a fresh verdict on the daemon, and reports whether it obeys the hosts directory.
 func (r *reconciler) probe(ctx context.Context) bool {
+	if what, _ := r.need.underWay(); what != "" {
+		return false // it is probed at the end
+	}
 	p := &r.probed
 	same := p.of(r.process)
 	if p.ok && p.verdict.Live && same && time.Since(p.at) < probeInterval {
@@ -317,7 +340,7 @@ func (r *reconciler) probe(ctx context.Context) bool {
 	if err != nil {
 		p.failed = time.Now()
 		if ctx.Err() == nil {
-			r.view.set(report.HostsLive, report.Unknown, "ProbeFailed", err.Error())
+			r.need.unknown("ProbeFailed", err.Error())
 		}
 		return false
 	}
@@ -326,17 +349,17 @@ func (r *reconciler) probe(ctx context.Context) bool {
 	}
 	r.probed = probed{verdict: verdict, ok: true, at: time.Now(), process: r.process}
 	if verdict.Live {
-		r.view.set(report.HostsLive, report.True, "Live", fmt.Sprintf(
-			"live, no restart needed, because containerd (%s) asked the probe's listener, which only %s names",
+		r.need.live(fmt.Sprintf("live, no restart needed, because containerd (%s) asked the probe's listener, which only %s names",
 			verdict.UserAgent, r.cfg.HostsDir))
 		return true
 	}
-	r.view.set(report.HostsLive, report.False, "RestartNeeded", r.notLive(verdict))
+	r.need.needed(r.notLive(), fmt.Sprintf("Set the registry config_path to exactly %q in containerd's config and restart "+
+		"containerd", r.cfg.HostsDir), verdict.Cause, r.process)
 	return false
 }
 
-// notLive says why the daemon does not obey, as far as its own claims tell, and what to do.
-func (r *reconciler) notLive(v probe.Verdict) string {
+// notLive says why the daemon does not obey, as far as its own claims tell.
+func (r *reconciler) notLive() string {
 	var why string
 	switch claimed := r.process.ConfigPath; {
 	case claimed == r.cfg.HostsDir:
@@ -348,8 +371,7 @@ func (r *reconciler) notLive(v probe.Verdict) string {
 	default:
 		why = "its config_path is not set to it, as far as it says"
 	}
-	return fmt.Sprintf("containerd does not read %s: %s. Set the registry config_path to exactly %q in containerd's config "+
-		"and restart containerd. The probe's pull ended with: %s", r.cfg.HostsDir, why, r.cfg.HostsDir, v.Cause)
+	return fmt.Sprintf("containerd does not read %s: %s", r.cfg.HostsDir, why)
 }
 
 // count writes a number and what is counted.

@@ -25,6 +25,11 @@ const (
 	// stuckAfter is how long without a pass of the reconciler means that the agent does not work. A pass takes at
 	// most daemonTimeout and a probe, and they are at most idleInterval apart.
 	stuckAfter = 5 * time.Minute
+	// assessTimeout bounds how long the answer to what a restart would do may take. Two probes and two programs on the node
+	// are part of it.
+	assessTimeout = 50 * time.Second
+	// writeTimeout bounds every answer.
+	writeTimeout = time.Minute
 )
 
 // SocketName is the status socket's name in the state directory.
@@ -61,7 +66,7 @@ func (a *Agent) Serve(ctx context.Context, listen string) error {
 
 // serve runs a server on l in g until ctx ends.
 func serve(ctx context.Context, g *errgroup.Group, l net.Listener, h http.Handler) {
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: shutdownTimeout, WriteTimeout: time.Minute}
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: shutdownTimeout, WriteTimeout: writeTimeout}
 	g.Go(func() error {
 		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve on %s: %w", l.Addr(), err)
@@ -105,26 +110,39 @@ func (a *Agent) healthy() error {
 	return nil
 }
 
-// working returns nil when the agent has a config in force and containerd answers. Images need not be Ready.
+// working returns nil when the agent has a config in force and containerd answers, or is just being restarted by the agent.
+// Images need not be Ready.
 func (a *Agent) working() error {
 	r := a.Report()
 	if r.Config.Hash == "" {
 		return errors.New("no config in force yet")
 	}
-	if c := r.Condition(report.ContainerdHealthy); c.Status != report.True {
+	if c := r.Condition(report.ContainerdHealthy); c.Status != report.True && c.Reason != report.Restarting {
 		return fmt.Errorf("containerd: %s: %s", c.Reason, c.Message)
 	}
 	return nil
 }
 
-// statusHandler serves the report to `hotplate status`.
+// statusHandler serves the report to `hotplate status`, and what a restart would do to `hotplate restart --dry-run`.
 func (a *Agent) statusHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		_ = enc.Encode(a.Report()) // the client has gone away
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, a.Report()) })
+	mux.HandleFunc("GET /v1/restart", func(w http.ResponseWriter, req *http.Request) {
+		ctx, cancel := context.WithTimeout(req.Context(), assessTimeout)
+		defer cancel()
+		is, err := a.restarts.assess(ctx)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		answerJSON(w, is)
 	})
 	return mux
+}
+
+func answerJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(v) // the client has gone away
 }

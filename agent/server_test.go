@@ -20,7 +20,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/hotplate-dev/hotplate/agent/config"
 	"github.com/hotplate-dev/hotplate/agent/report"
+	"github.com/hotplate-dev/hotplate/hostconfig/configtoml"
+	"github.com/hotplate-dev/hotplate/hostconfig/restart"
 	"github.com/hotplate-dev/hotplate/prefetch"
 	"github.com/hotplate-dev/hotplate/prefetch/fetch"
 )
@@ -66,6 +69,10 @@ func (n *node) told() {
 		}
 	})
 	n.view.set(report.HostsLive, report.Unknown, "ProbeFailed", "")
+	n.restarts.stats.add(restart.Outcome{Kind: restart.Restarted, Downtime: 200 * time.Millisecond})
+	n.restarts.stats.add(restart.Outcome{Kind: restart.Deferred, Checks: []restart.Check{busy, busy, unsafe}})
+	n.restarts.stats.add(restart.Outcome{Kind: restart.Refused, Checks: []restart.Check{unsafe, busy}})
+	n.restarts.need.recorded([]restart.Outcome{{Kind: restart.Restarted, Time: end.UTC()}, {Kind: restart.RolledBack}})
 }
 
 func TestMetrics(t *testing.T) {
@@ -77,7 +84,7 @@ func TestMetrics(t *testing.T) {
 			t.Fatalf("status %d: %s", code, body)
 		}
 		agenttest.Golden(t, *update, "metrics.golden", body)
-		known := regexp.MustCompile(`^(version|containerd|type|registry|url|used|image|phase|by|way|reason|host|cause|le)$`)
+		known := regexp.MustCompile(`^(version|containerd|type|registry|url|used|image|phase|by|way|reason|host|cause|le|outcome)$`)
 		for _, label := range regexp.MustCompile(`[{,]([a-z_]+)="`).FindAllStringSubmatch(body, -1) {
 			if !known.MatchString(label[1]) {
 				t.Errorf("label %s: is the number of its values bounded by the config?", label[1])
@@ -143,9 +150,65 @@ func TestReadyz(t *testing.T) {
 	})
 }
 
+func TestWhatARestartWouldDoIsServed(t *testing.T) {
+	deaf(t, with(func(r *fakeRestarter) {
+		r.checks = []restart.Check{unsafe}
+		r.edit = configtoml.Edit{Path: "/etc/containerd/config.toml", Old: []byte("a = 1\n"), New: []byte("a = 2\n")}
+	}), func(t *testing.T, n *node) {
+		h := n.statusHandler()
+		ask := func() (is report.Assessment) {
+			t.Helper()
+			code, body := scrape(t, h, "/v1/restart")
+			if err := json.Unmarshal([]byte(body), &is); code != http.StatusOK || err != nil {
+				t.Errorf("%d %s: %v", code, body, err)
+			}
+			return is
+		}
+		if code, body := scrape(t, h, "/v1/restart"); code != http.StatusServiceUnavailable || !strings.Contains(body, "no config in force") {
+			t.Errorf("before there is a config: %d %s", code, body)
+		}
+		n.source.write(doc + "restart: {soak: 2m, dependants: [app.service], convertMirrors: true}\n")
+		after(time.Second)
+		is := ask()
+		want := report.Assessment{Verdict: "refuse", Checks: []report.Check{
+			{Name: "unit", Verdict: "refuse", Detail: "KillMode=mixed"},
+			{Name: "need", Verdict: "pass", Detail: "it does not read the directory"}}, Diff: is.Diff}
+		if diff := cmp.Diff(want, is); diff != "" || !strings.Contains(is.Diff, "+++ /etc/containerd/config.toml") {
+			t.Errorf("(-want +got):\n%s\n%s", diff, is.Diff)
+		}
+		n.restarter.set(func(r *fakeRestarter) {
+			if last := r.made[len(r.made)-1]; last.Soak != config.Duration(2*time.Minute) || len(last.Dependants) != 1 ||
+				!last.ConvertMirrors {
+				t.Errorf("it is asked of a restarter for %+v", last)
+			}
+			r.checks, r.soaks = nil, 10*time.Minute
+		})
+		after(refusedInterval)
+		n.expect(report.HostsLive, "False", "Restarting")
+		if code, body := scrape(t, h, "/v1/restart"); code != http.StatusServiceUnavailable ||
+			!strings.Contains(body, "a restart of containerd is under way; see hotplate status") {
+			t.Errorf("during a restart: %d %s", code, body)
+		}
+		after(15 * time.Minute)
+		if is := ask(); !is.Live {
+			t.Errorf("after it: %+v", is)
+		}
+	})
+}
+
+func TestWhatARestartWouldDoCannotBeToldWithoutSystemd(t *testing.T) {
+	n := newNode(t)
+	n.restarter.absent = errNoSystemd
+	n.restarts.need.want(defaults(), "hash")
+	if code, body := scrape(t, n.statusHandler(), "/v1/restart"); code != http.StatusServiceUnavailable ||
+		!strings.Contains(body, errNoSystemd.Error()) {
+		t.Errorf("%d %s", code, body)
+	}
+}
+
 func TestOnlyWhatIsServedIsServed(t *testing.T) {
 	n := newNode(t)
-	for _, path := range []string{"/", "/v1/status", "/debug/pprof/"} {
+	for _, path := range []string{"/", "/v1/status", "/v1/restart", "/debug/pprof/"} {
 		if code, _ := scrape(t, n.httpHandler(), path); code != http.StatusNotFound {
 			t.Errorf("%s: %d", path, code)
 		}

@@ -18,6 +18,7 @@ type NodeReport struct {
 	// Unwanted are images that left the config, are to be deleted and have to stay for now.
 	Unwanted   []Unwanted `json:"unwanted,omitempty"`
 	AgentProxy Proxy      `json:"agentProxy,omitzero"`
+	Restart    Restart    `json:"restart,omitzero"`
 }
 
 // ConfigStatus says which config is in force.
@@ -71,6 +72,19 @@ const (
 	CertificatesValid = "CertificatesValid"
 	// ImagesReady is True when every image of the config is Ready.
 	ImagesReady = "ImagesReady"
+)
+
+// The reasons of HostsLive while the running daemon does not read the hosts directory, so that it must be restarted. They
+// are of the status False; Restarting and RestartFailed are of Unknown where it is not known whether it reads it.
+const (
+	RestartNeeded    = "RestartNeeded"    // hotplate is about to look whether it may, or it cannot: the message says why
+	RestartForbidden = "RestartForbidden" // restart.policy is Never
+	OutsideWindow    = "OutsideWindow"    // restart.window is closed
+	RestartDeferred  = "RestartDeferred"  // the node is busy; it is tried again
+	RestartRefused   = "RestartRefused"   // it would not be safe; somebody has to change something
+	Restarting       = "Restarting"       // it is under way; also of ContainerdHealthy, which is Unknown then
+	RolledBack       = "RolledBack"       // it was tried and taken back
+	RestartFailed    = "RestartFailed"    // containerd does not work since; a person has to look
 )
 
 // Condition is one fact about the node, in the form of Kubernetes' metav1.Condition.

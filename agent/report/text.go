@@ -42,6 +42,8 @@ func (r NodeReport) Text(now time.Time) string {
 		r.Containerd.HostsDir)
 	r.writeProxies(&b)
 	writeTable(&b, r.conditionRows(now))
+	writeTable(&b, r.checkRows())
+	writeTable(&b, r.restartRows(now))
 	writeTable(&b, r.registryRows())
 	writeTable(&b, r.certificateRows(now))
 	writeTable(&b, r.imageRows(now))
@@ -72,7 +74,11 @@ func (p Proxy) String() string {
 func (r NodeReport) conditionRows(now time.Time) [][]string {
 	rows := [][]string{{"CONDITION", "STATUS", "SINCE", "REASON", "MESSAGE"}}
 	for _, c := range r.Conditions {
-		rows = append(rows, []string{c.Type, string(c.Status), ago(now, c.LastTransitionTime), c.Reason, c.Message})
+		msg := c.Message
+		if c.Type == HostsLive && c.Status != True {
+			msg += r.nextTry(now)
+		}
+		rows = append(rows, []string{c.Type, string(c.Status), ago(now, c.LastTransitionTime), c.Reason, msg})
 	}
 	return rows
 }

@@ -49,6 +49,19 @@ func reports() map[string]NodeReport {
 					WayReason: "the snapshotter is native"}},
 			Unwanted: []Unwanted{{ImageID: "sha256:0123", Size: 1 << 30, Message: "image is in use: container c"}},
 		},
+		"restart": {
+			Node: "gpu-7", Containerd: Containerd{Address: "/run/containerd/containerd.sock", HostsDir: "/etc/containerd/certs.d"},
+			Conditions: []Condition{{Type: HostsLive, Status: False, Reason: RestartDeferred,
+				Message: "containerd does not read /etc/containerd/certs.d. The restart is put off", LastTransitionTime: since(time.Hour)}},
+			Restart: Restart{Policy: "WhenNeeded", Next: now.Add(90 * time.Second), Checks: []Check{
+				{Name: "unit", Verdict: "pass", Detail: "containerd.service spares its containers"},
+				{Name: "busy", Verdict: "defer", Detail: "images are being pulled: layer-sha256:0\x1b[31m at 1 of 2 bytes"}},
+				Records: []RestartRecord{
+					{How: "Restarted", Time: since(time.Hour), Reason: "config_path is set", Unit: "containerd.service",
+						File: "/etc/containerd/config.toml", Downtime: 187654 * time.Microsecond},
+					{How: "RolledBack", Time: since(26 * time.Hour), Reason: "the agent died", Unit: "containerd.service", Rescued: true},
+				}},
+		},
 		"troubled": {
 			Config: ConfigStatus{Source: "config.yaml", Rejected: []string{"config.yaml:3: image: no such field",
 				"config.yaml:9: x"}},

@@ -115,6 +115,7 @@ type parts struct {
 	daemon *daemon.Client
 	store  *store.Store
 	source *config.FileSource
+	init   nodeInit
 }
 
 // open opens all parts, or none.
@@ -143,7 +144,7 @@ func (o *options) open(ctx context.Context, log *slog.Logger) (_ *parts, err err
 }
 
 func (p *parts) close() error {
-	var errs []error
+	errs := []error{p.init.close()}
 	if p.source != nil {
 		errs = append(errs, p.source.Close())
 	}
@@ -179,6 +180,9 @@ func (o *options) newAgent(p *parts, log *slog.Logger) (*agent.Agent, error) {
 		Log:        log,
 		WatchHosts: func(ctx context.Context, changed func()) error { return apply.Watch(ctx, o.hostsDir, changed) },
 		NewPuller:  o.newPuller(p, log),
+		// The leave to restart is always given, until a coordinator is there to ask.
+		NewRestarter: o.newRestarter(p, log),
+		Slots:        agent.FreeSlots{},
 	})
 }
 

@@ -65,6 +65,8 @@ func TestFlagsAndDefaults(t *testing.T) {
 		"lint":    {"containerd-version": ""},
 		"explain": {"hosts-dir": hostsDir, "containerd-version": ""},
 		"status":  {"output": "text", "state-dir": stateDir},
+		"restart": {"address": address, "hosts-dir": hostsDir, "state-dir": stateDir, "output": "text", "unit": "",
+			"dependants": "[]", "soak": "30s", "dry-run": "false", "convert-mirrors": "false", "again": "false"},
 	}
 	for name, flagsOf := range want {
 		cmd, _, err := newCommand().Find([]string{name})

@@ -75,7 +75,9 @@ func (o *pullOptions) bindLimits(flags *pflag.FlagSet) {
 func (o *pullOptions) checkLimits() error {
 	o.limits.KeepLayers, o.limits.Way = config.KeepLayers(o.keepLayers), config.Way(o.way)
 	o.limits.DiskReserve = &o.reserve
-	cfg := config.Config{APIVersion: config.APIVersion, Prefetch: o.limits}
+	cfg := config.Config{APIVersion: config.APIVersion}
+	cfg.Default()
+	cfg.Prefetch = o.limits
 	if err := cfg.Validate(); err != nil {
 		return fmt.Errorf("flags, named as in the config: %w", err)
 	}

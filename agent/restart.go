@@ -1,0 +1,368 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"github.com/hotplate-dev/hotplate/agent/config"
+	"github.com/hotplate-dev/hotplate/agent/report"
+	"github.com/hotplate-dev/hotplate/hostconfig/probe"
+	"github.com/hotplate-dev/hotplate/hostconfig/restart"
+)
+
+const (
+	// A restart that the node is too busy for is tried again after about deferMin, then less and less often, down to every
+	// deferMax.
+	deferMin = time.Minute
+	deferMax = 10 * time.Minute
+	// refusedInterval is how often it is looked whether one that was not safe has become so although nothing was told.
+	refusedInterval = 10 * time.Minute
+	// recoverInterval is how often an earlier restart that could not be ended is taken up again.
+	recoverInterval = time.Minute
+	// idleLook bounds how long nothing is looked at: windows are told by the clock, which may be set.
+	idleLook = time.Minute
+	// firstVerdict bounds how long images wait at the start to see whether containerd must be restarted first.
+	firstVerdict = time.Minute
+	// recoverHead bounds how long the first pass waits for the end of an earlier restart. Mostly there is none.
+	recoverHead = 5 * time.Second
+)
+
+// Restarter restarts containerd in a transaction. restart.Restarter is one, and says what the methods do.
+type Restarter interface {
+	Recover(ctx context.Context) (*restart.Outcome, error)
+	Assess(ctx context.Context) (restart.Assessment, error)
+	Run(ctx context.Context) (restart.Outcome, error)
+	Records() ([]restart.Outcome, error)
+}
+
+var _ Restarter = (*restart.Restarter)(nil)
+
+// RestarterConfig is what a Restarter is made for.
+type RestarterConfig struct {
+	// Settings are those of the config in force, or the defaults before there is one.
+	Settings config.Restart
+	// Probe is the agent's own: probes must not run at once.
+	Probe func(context.Context) (probe.Verdict, error)
+	// Slot waits for the leave to restart. It must be called when nothing else stands in the way, and the leave given back
+	// when the restart has ended.
+	Slot func(context.Context) (release func(), err error)
+}
+
+// Slots gives the leave to restart containerd, so that not all nodes of a cluster do it at once.
+type Slots interface {
+	// Acquire waits for the leave; release gives it back.
+	Acquire(ctx context.Context) (release func(), err error)
+}
+
+// FreeSlots always gives it. It is for a node that has nobody to ask.
+type FreeSlots struct{}
+
+var _ Slots = FreeSlots{}
+
+// Acquire implements Slots.
+func (FreeSlots) Acquire(context.Context) (release func(), err error) { return func() {}, nil }
+
+// restarts restarts containerd where only that makes it read the hosts directory, when the config lets it. Its fields
+// belong to the goroutine that calls step, but for need, stats and the channels.
+type restarts struct {
+	cfg   Config
+	log   *slog.Logger
+	need  *need
+	pulls pulls
+	probe func(context.Context) (probe.Verdict, error)
+	stats *restartStats
+
+	recovered chan struct{} // closed when what an earlier agent left has been looked at
+
+	turn chan struct{} // holds one token; whoever has it may use the next two
+	made Restarter     // nil before there is one
+	is   config.Restart
+
+	retry       *backoff.ExponentialBackOff
+	due         time.Time // when it is tried next
+	refused     bool      // it was not safe when it was last looked at
+	stuck       bool      // containerd does not work since an earlier one: a person has to look
+	open        bool      // an earlier one may not have ended
+	openAt      time.Time // when that is looked at again
+	interrupted time.Time // when pulls were interrupted last
+	started     time.Time
+}
+
+func newRestarts(cfg Config, n *need, p pulls, probe func(context.Context) (probe.Verdict, error)) *restarts {
+	r := &restarts{
+		cfg: cfg, log: cfg.Log, need: n, pulls: p, probe: probe, stats: newRestartStats(),
+		recovered: make(chan struct{}), turn: make(chan struct{}, 1), started: time.Now(),
+		retry: backoff.NewExponentialBackOff(backoff.WithInitialInterval(deferMin), backoff.WithMaxInterval(deferMax),
+			backoff.WithMultiplier(2), backoff.WithMaxElapsedTime(0)),
+	}
+	r.turn <- struct{}{}
+	return r
+}
+
+// run works until ctx ends. A restart that has begun goes on to a point from which the node heals by itself.
+func (r *restarts) run(ctx context.Context) {
+	r.pulls.Pause("waits until it is known whether containerd must be restarted first")
+	_ = r.recover(ctx) // tried again
+	close(r.recovered)
+	for ctx.Err() == nil {
+		timer := time.NewTimer(r.step(ctx))
+		select {
+		case <-ctx.Done():
+		case <-r.need.kick:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// awaitRecovered waits until what an earlier agent left has been looked at. Where that takes long, passes may begin; they
+// conclude nothing about the daemon.
+func (r *restarts) awaitRecovered(ctx context.Context) {
+	select {
+	case <-r.recovered:
+	case <-time.After(recoverHead):
+		r.need.tell()
+	case <-ctx.Done():
+	}
+}
+
+// step does what there is to do now, and returns when to look again.
+func (r *restarts) step(ctx context.Context) time.Duration {
+	f := r.need.take()
+	if f.fresh {
+		r.retry.Reset()
+		r.due, r.refused, r.interrupted = time.Time{}, false, time.Time{}
+	}
+	if r.open && !time.Now().Before(r.openAt) {
+		_ = r.recover(ctx) // tried again
+	}
+	if !f.known && time.Since(r.started) < firstVerdict {
+		return firstVerdict - time.Since(r.started)
+	}
+	wait := r.act(ctx, f)
+	r.pulls.Resume()
+	if r.open {
+		wait = min(wait, time.Until(r.openAt))
+	}
+	return max(wait, 0)
+}
+
+// act restarts the daemon if that is needed and may be done now, and returns when to look again.
+func (r *restarts) act(ctx context.Context, f facts) time.Duration {
+	now := time.Now()
+	switch {
+	case f.why == "" || f.settings == nil || r.stuck:
+		return idleLook
+	case f.settings.Policy == config.RestartNever:
+		r.need.say(report.RestartForbidden, "hotplate does not restart it, because restart.policy is Never. "+f.byHand+
+			", or set restart.policy to WhenNeeded", time.Time{})
+		return idleLook
+	case !f.settings.Window.Contains(now):
+		opens := f.settings.Window.Opens(now)
+		r.due = opens // and not later, whatever came of it when the window was open last
+		r.need.say(report.OutsideWindow, "hotplate restarts it when restart.window opens, on "+
+			opens.Format("Mon 2006-01-02 15:04 MST"), opens)
+		return min(opens.Sub(now), idleLook)
+	case !now.Before(r.due):
+		r.attempt(ctx, f)
+	}
+	return min(time.Until(r.due), idleLook)
+}
+
+// attempt restarts the daemon if that can be done now, and takes note of what came of it.
+func (r *restarts) attempt(ctx context.Context, f facts) {
+	if r.open {
+		if err := r.recover(ctx); err != nil {
+			r.conclude(restart.Outcome{}, err)
+		}
+		if time.Now().Before(r.due) || r.stuck {
+			return
+		}
+	}
+	if !r.enter(ctx) {
+		return
+	}
+	o, err := r.try(ctx, *f.settings)
+	r.readRecords()
+	r.leave()
+	if ctx.Err() == nil { // else the next start goes on
+		r.conclude(o, err)
+	}
+}
+
+// recover ends what an earlier agent has left, whatever the policy. An error means that this was not possible.
+func (r *restarts) recover(ctx context.Context) error {
+	if !r.enter(ctx) {
+		return ctx.Err()
+	}
+	t, err := r.restarter(ctx, defaults())
+	var o *restart.Outcome
+	if err == nil {
+		end := r.need.begin("hotplate ends an earlier restart of containerd")
+		o, err = t.Recover(ctx)
+		end(o != nil || err != nil)
+		r.readRecords()
+		if err != nil && ctx.Err() == nil {
+			r.log.Error("an earlier restart of containerd is not ended; trying again every minute", "err", err)
+		}
+	}
+	r.leave()
+	r.open, r.openAt = err != nil, time.Now().Add(recoverInterval)
+	switch {
+	case o != nil && ctx.Err() == nil:
+		r.conclude(*o, nil)
+	case err == nil:
+		r.stuck = false
+	}
+	return err
+}
+
+// conclude takes note of how an attempt ended, and says when the next one may be made.
+func (r *restarts) conclude(o restart.Outcome, err error) {
+	now := time.Now()
+	if !r.stuck || o.Kind != restart.Failed {
+		r.stats.add(o)
+	}
+	r.need.checked(o.Checks)
+	r.refused, r.stuck = false, false
+	switch {
+	case errors.Is(err, restart.ErrBusy):
+		r.putOff("somebody else restarts containerd just now")
+	case err != nil:
+		r.open, r.openAt = true, now.Add(recoverInterval)
+		r.due = now.Add(r.retry.NextBackOff())
+		r.need.say(report.RestartNeeded, fmt.Sprintf("hotplate cannot restart it here: %v. %s", err,
+			r.need.facts().byHand), r.due)
+	case o.Kind == restart.Deferred:
+		r.putOff("the restart is put off, and tried again by itself: " + o.Reason)
+	case o.Kind == restart.Abandoned:
+		r.putOff("the restart was begun and not done: " + o.Reason)
+	case o.Kind == restart.Refused && !rolledBack(o):
+		r.giveUp(report.RestartRefused, "hotplate does not restart it, because that would not be safe: "+o.Reason)
+	case o.Kind == restart.Refused:
+		r.giveUp(report.RolledBack, "hotplate does not restart it: "+o.Reason)
+	case o.Kind == restart.RolledBack:
+		r.giveUp(report.RolledBack, "hotplate tried it and put the old configuration back: "+o.Reason)
+	case o.Kind == restart.Failed:
+		r.stuck, r.open, r.openAt = true, true, now.Add(recoverInterval)
+		r.need.say(report.RestartFailed, o.Reason, r.openAt)
+	case o.Kind == restart.NotNeeded:
+		r.due = now.Add(deferMin)
+		r.need.ended() // the agent's own probe came to something else
+	default: // Restarted: the next probe tells
+		r.due = now.Add(deferMin)
+		r.retry.Reset()
+	}
+}
+
+// putOff has it tried again after a while.
+func (r *restarts) putOff(message string) {
+	r.due = time.Now().Add(r.retry.NextBackOff())
+	r.need.say(report.RestartDeferred, message, r.due)
+}
+
+// giveUp has it tried again when something has changed; whether that is so is looked at now and then.
+func (r *restarts) giveUp(reason, message string) {
+	r.refused, r.due = true, time.Now().Add(refusedInterval)
+	r.need.say(reason, message+"; it is looked at again every 10 minutes, and when the config or containerd's process "+
+		"changes", r.due)
+}
+
+// rolledBack reports whether a restart is refused because the same one was taken back before.
+func rolledBack(o restart.Outcome) bool {
+	for _, c := range o.Checks {
+		if c.Verdict == restart.Refuse && c.Name != "history" {
+			return false
+		}
+	}
+	return len(o.Checks) > 0
+}
+
+// slot is the leave to restart, and lets everybody know meanwhile that the daemon may be away.
+func (r *restarts) slot(ctx context.Context) (release func(), err error) {
+	give, err := r.cfg.Slots.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	end := r.need.begin("hotplate restarts it now")
+	return func() {
+		end(true)
+		give()
+	}, nil
+}
+
+// enter waits for the turn to use the Restarter. It reports false when ctx has ended first.
+func (r *restarts) enter(ctx context.Context) bool {
+	select {
+	case <-r.turn:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (r *restarts) leave() { r.turn <- struct{}{} }
+
+// restarter is one for these settings. The caller has the turn.
+func (r *restarts) restarter(ctx context.Context, settings config.Restart) (Restarter, error) {
+	if r.made != nil && reflect.DeepEqual(r.is, settings) {
+		return r.made, nil
+	}
+	t, err := r.cfg.NewRestarter(ctx, RestarterConfig{Settings: settings, Probe: r.probe, Slot: r.slot})
+	if err != nil {
+		return nil, err
+	}
+	r.made, r.is = t, settings
+	return t, nil
+}
+
+// readRecords reads how earlier restarts ended. The caller has the turn.
+func (r *restarts) readRecords() {
+	if r.made == nil {
+		return
+	}
+	all, err := r.made.Records()
+	if err != nil {
+		r.log.Warn("how earlier restarts ended is not known", "err", err)
+	}
+	r.need.recorded(all)
+}
+
+// assess says what a restart would do now. It waits until none is under way, as long as ctx lets it. It may be called by any
+// goroutine.
+func (r *restarts) assess(ctx context.Context) (report.Assessment, error) {
+	settings := r.need.facts().settings
+	if settings == nil {
+		return report.Assessment{}, errors.New("the agent has no config in force yet; see hotplate status")
+	}
+	if !r.enter(ctx) {
+		return report.Assessment{}, fmt.Errorf("a restart of containerd is under way; see hotplate status: %w", ctx.Err())
+	}
+	defer r.leave()
+	t, err := r.restarter(ctx, *settings)
+	if err != nil {
+		return report.Assessment{}, err
+	}
+	a, err := t.Assess(ctx)
+	if err != nil {
+		return report.Assessment{}, err
+	}
+	is := report.Assessment{Verdict: string(a.Verdict()), Live: a.Live, Checks: checksOf(a.Checks)}
+	if !a.Edit.IsZero() {
+		is.Diff = a.Edit.Diff()
+	}
+	return is, nil
+}
+
+// defaults are the settings before there is a config.
+func defaults() config.Restart {
+	c := config.Config{}
+	c.Default()
+	return c.Restart
+}

@@ -1,0 +1,99 @@
+package agent
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/hotplate-dev/hotplate/agent/config"
+	"github.com/hotplate-dev/hotplate/hostconfig/restart"
+)
+
+const (
+	// drainGrace is for how long pulls of hotplate's own may go on when they are in the way of a restart.
+	drainGrace = time.Minute
+	// quietFor is for how long images wait after that for the node to come to rest: what a pull has left in containerd
+	// counts as one under way for two minutes (hostconfig/restart). It is tried every quietInterval meanwhile.
+	quietFor      = 3 * time.Minute
+	quietInterval = 15 * time.Second
+	// interruptInterval is how often at most pulls are interrupted: on a node that others keep busy nothing is gained.
+	interruptInterval = time.Hour
+)
+
+// pulls are the images, as far as a restart must know of them. images.Worker has them, and says what the methods do.
+type pulls interface {
+	Pause(why string)
+	Resume()
+	Idle() bool
+	Drain(ctx context.Context, grace time.Duration) error
+}
+
+// try restarts the daemon if that can be done now. It leaves images in a pause, in which none gets in the way; one that is
+// under way is interrupted only where it is, and only so often. The caller has the turn.
+func (r *restarts) try(ctx context.Context, settings config.Restart) (restart.Outcome, error) {
+	t, err := r.restarter(ctx, settings)
+	if err != nil {
+		return restart.Outcome{}, err
+	}
+	inTheWay := false
+	if idle := r.pulls.Idle(); r.refused || !idle {
+		a, err := t.Assess(ctx)
+		if err != nil {
+			return restart.Outcome{}, err
+		}
+		o, over := outcome(a)
+		inTheWay = o.Kind == restart.Deferred && !idle && time.Since(r.interrupted) >= interruptInterval
+		if over && !inTheWay {
+			return o, nil
+		}
+	}
+	r.pulls.Pause("waits for a restart of containerd")
+	if inTheWay {
+		return r.interrupt(ctx, t)
+	}
+	return t.Run(ctx)
+}
+
+// outcome is how a restart would end that is assessed as a is, and whether it would end before anything is done.
+func outcome(a restart.Assessment) (o restart.Outcome, over bool) {
+	o = restart.Outcome{Time: time.Now(), Checks: a.Checks, File: a.Edit.Path}
+	v := a.Verdict()
+	switch {
+	case a.Live:
+		o.Kind, v = restart.NotNeeded, restart.Pass
+	case v == restart.Refuse:
+		o.Kind = restart.Refused
+	case v == restart.Defer:
+		o.Kind = restart.Deferred
+	default:
+		return o, false
+	}
+	var all []string
+	for _, c := range a.Checks {
+		if c.Verdict == v {
+			all = append(all, c.Name+": "+c.Detail)
+		}
+	}
+	o.Reason = strings.Join(all, "; ")
+	return o, true
+}
+
+// interrupt lets pulls of hotplate's own end, or ends them, and restarts the daemon when the node has come to rest.
+func (r *restarts) interrupt(ctx context.Context, t Restarter) (restart.Outcome, error) {
+	r.interrupted = time.Now()
+	r.log.Info("images wait until containerd is restarted; those under way may end within a minute, and go on afterwards")
+	if err := r.pulls.Drain(ctx, drainGrace); err != nil {
+		return restart.Outcome{}, err
+	}
+	for end := time.Now().Add(quietFor); ; {
+		o, err := t.Run(ctx)
+		if err != nil || o.Kind != restart.Deferred || !time.Now().Before(end) {
+			return o, err
+		}
+		select {
+		case <-time.After(quietInterval):
+		case <-ctx.Done():
+			return restart.Outcome{}, ctx.Err()
+		}
+	}
+}
