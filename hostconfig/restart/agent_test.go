@@ -30,6 +30,8 @@ type agent struct {
 	// return is what the operation returns; before it, it is not done then.
 	at            int
 	before, after func() error
+	// name, if not empty, sets at to the first operation whose name begins with it.
+	name string
 	// always is called before every operation from at on, that one too.
 	always func(name string) error
 
@@ -102,6 +104,16 @@ func (a *agent) run() result {
 	return res
 }
 
+// runTo runs a new process that is killed after an operation.
+func (n *node) runTo(name string) {
+	n.Helper()
+	a := n.newAgent()
+	a.name, a.after = name, a.kill
+	if res := a.run(); !res.killed {
+		n.Fatalf("it was not killed after %q: %v", name, res)
+	}
+}
+
 // run is a new process to which nothing happens.
 func (n *node) run() result { n.Helper(); return n.newAgent().run() }
 
@@ -144,6 +156,9 @@ func (a *agent) begin(name string, reads bool) (number int, err error) {
 			number = -1 // it has been hit
 		}
 	default:
+		if a.name != "" && strings.HasPrefix(name, a.name) {
+			a.at, a.name = number, ""
+		}
 		if number == a.at {
 			a.hit = name
 		}

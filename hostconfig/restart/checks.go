@@ -347,7 +347,9 @@ type refusal struct {
 }
 
 func (r *Restarter) poison() (all map[string]refusal, err error) {
-	_, err = r.loadJSON(poisonFile, &all)
+	if _, err = r.loadJSON(poisonFile, &all); err != nil {
+		err = fmt.Errorf("what was taken back before is not known: %w; to try everything again, hotplate restart --again", err)
+	}
 	return all, err
 }
 

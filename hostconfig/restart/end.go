@@ -24,7 +24,11 @@ func (r *Restarter) commit(ctx context.Context, j *journal, down time.Duration) 
 	if err != nil {
 		return Outcome{}, err
 	}
-	if rescued {
+	is, err := r.content(j)
+	if err != nil {
+		return Outcome{}, err
+	}
+	if rescued || is == isOld {
 		return r.undo(ctx, j, Abandoned, "the node's own timer put the old configuration back before it was called off")
 	}
 	return r.end(ctx, j, Outcome{Kind: Restarted, Reason: j.Why, Downtime: down})
@@ -43,7 +47,8 @@ func (r *Restarter) callOff(ctx context.Context, j *journal) (rescued bool, err 
 	return r.awaitRescue(ctx, j, state)
 }
 
-// awaitRescue waits for a rescue that runs, and reports whether it has done anything.
+// awaitRescue waits for a rescue that runs, and reports whether it has done everything. One that failed has not: what is on
+// the disk tells how far it came.
 func (r *Restarter) awaitRescue(ctx context.Context, j *journal, state systemd.RescueState) (rescued bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, rescueTimeout)
 	defer cancel()
@@ -57,7 +62,7 @@ func (r *Restarter) awaitRescue(ctx context.Context, j *journal, state systemd.R
 			return true, err
 		}
 	}
-	return state == systemd.RescueRan || state == systemd.RescueFailed, nil
+	return state == systemd.RescueRan, nil
 }
 
 // undo takes a transaction back and ends it. kind says how that is called if it succeeds. It may be called again after a
@@ -116,8 +121,13 @@ func (r *Restarter) restore(ctx context.Context, j *journal, rescued bool) (down
 // giveUp says that nothing helps. The rescue stays armed: it is one more try, and there is nothing left to lose.
 func (r *Restarter) giveUp(j *journal, cause error) (Outcome, error) {
 	o := Outcome{Kind: Failed, Reason: fmt.Sprintf("%s; and with its old configuration containerd does not work either: %v. "+
-		"hotplate does not touch it any more. Look at journalctl -u %s", j.Reason, cause, j.Unit)}
+		"%s", j.Reason, cause, j.advice())}
 	return r.record(j, o), r.save(j, stuck)
+}
+
+// advice is for whoever has to mend what hotplate cannot.
+func (j *journal) advice() string {
+	return fmt.Sprintf("hotplate does not touch it any more, until it works again. Look at journalctl -u %s", j.Unit)
 }
 
 // takeBack puts the old configuration in its place, unless somebody else has put another one there and containerd works:
@@ -148,12 +158,36 @@ func (r *Restarter) setAside(j *journal) error {
 		return nil
 	}
 	if err == nil {
-		err = r.write(r.state("foreign-"+j.ID), data, 0o600)
+		err = r.keep(j, data)
 	}
 	if err != nil {
 		return fmt.Errorf("keep what somebody else has written into %s: %w", j.File, err)
 	}
 	return nil
+}
+
+// keep keeps somebody else's configuration.
+func (r *Restarter) keep(j *journal, data []byte) error {
+	file := r.state("foreign-" + j.ID)
+	if err := r.write(file, data, 0o600); err != nil {
+		return err
+	}
+	r.log.Warn("what somebody else has written in the place of containerd's configuration is kept", "file", j.File, "copy", file)
+	return nil
+}
+
+// sift keeps what the rescue has found in the place of the configuration, unless it is ours.
+func (r *Restarter) sift(j *journal) error {
+	data, err := r.read(r.state(replacedFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case sum(data) == j.NewSum, !j.Created && sum(data) == j.OldSum:
+		return nil
+	}
+	return r.keep(j, data)
 }
 
 // works tells whether the daemon runs and serves CRI.
@@ -202,7 +236,10 @@ func (r *Restarter) end(ctx context.Context, j *journal, o Outcome) (Outcome, er
 			errs = append(errs, fmt.Errorf("note that this configuration is not to be tried again: %w", err))
 		}
 	}
-	for _, file := range []string{candidate, backupFile, backupSum, unchangedSum, markerFile, systemd.Restored(markerFile)} {
+	if err := r.sift(j); err != nil {
+		errs = append(errs, fmt.Errorf("keep what somebody else has written into %s: %w", j.File, err))
+	}
+	for _, file := range []string{candidate, replacedFile, backupFile, backupSum, unchangedSum, markerFile, systemd.Restored(markerFile)} {
 		if err := r.remove(r.state(file)); err != nil {
 			r.log.Warn("a file of the restart stays until the next one", "err", err)
 		}

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +28,7 @@ const (
 	backupSum    = "backup.sum"   // its sha256sum
 	unchangedSum = "new.sum"      // the sha256sum of the new configuration in its place
 	candidate    = "candidate"    // the new configuration, for the preflight
+	replacedFile = "replaced"     // what the rescue found in the place of the configuration
 	markerFile   = "marker"       // there while the boot unit may have something to do
 	recordFile   = "record.json"  // how attempts ended
 	poisonFile   = "refused.json" // configurations that are not tried again
@@ -70,6 +73,7 @@ type journal struct {
 	Created bool        `json:"created,omitempty"`
 	Mode    fs.FileMode `json:"mode"`
 	Old     []byte      `json:"old"`
+	OldSum  string      `json:"oldSum"`
 	NewSum  string      `json:"newSum"`
 	Why     string      `json:"why"`
 	// Touched is set before the new configuration is put in its place.
@@ -82,7 +86,8 @@ type journal struct {
 func newJournal(unit string, edit configtoml.Edit, info daemon.Info) *journal {
 	return &journal{
 		ID: strings.ToLower(rand.Text()[:12]), Phase: preparing, Begun: time.Now(), Unit: unit, Version: info.Version,
-		File: edit.Path, Created: edit.Old == nil, Mode: edit.Mode, Old: edit.Old, NewSum: sum(edit.New), Why: edit.Why,
+		File: edit.Path, Created: edit.Old == nil, Mode: edit.Mode, Old: edit.Old,
+		OldSum: sum(edit.Old), NewSum: sum(edit.New), Why: edit.Why,
 	}
 }
 
@@ -116,7 +121,7 @@ func (r *Restarter) content(j *journal) (content, error) {
 		return isOther, err
 	case sum(data) == j.NewSum:
 		return isNew, nil
-	case !j.Created && sum(data) == sum(j.Old):
+	case !j.Created && sum(data) == j.OldSum:
 		return isOld, nil
 	}
 	return isOther, nil
@@ -154,10 +159,24 @@ func (r *Restarter) save(j *journal, p phase) error {
 func (r *Restarter) load() (*journal, error) {
 	var j journal
 	ok, err := r.loadJSON(journalFile, &j)
-	if err != nil || !ok {
-		return nil, err
+	if err == nil && ok && !j.whole() {
+		err = fmt.Errorf("read %s: it is damaged", r.state(journalFile))
+	}
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("an earlier restart of containerd cannot be taken up: %w; if it had come far enough, the node puts "+
+			"the old configuration back by itself. When systemctl list-timers '%s*' shows nothing any more, see that containerd "+
+			"works with the configuration that it should have, and remove the file", err, rescuePrefix)
+	case !ok:
+		return nil, nil
 	}
 	return &j, nil
+}
+
+// whole tells whether a journal says everything, and has the old configuration as it was.
+func (j *journal) whole() bool {
+	phases := []phase{preparing, armed, swapping, restarting, verified, rollingBack, stuck}
+	return j.ID != "" && j.Unit != "" && path.IsAbs(j.File) && slices.Contains(phases, j.Phase) && sum(j.Old) == j.OldSum
 }
 
 func (r *Restarter) saveJSON(name string, v any) error {

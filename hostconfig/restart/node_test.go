@@ -350,3 +350,10 @@ func (c *containerd) program(_ context.Context, cmd systemd.Command) systemd.Res
 	}
 	return systemd.Result{Stdout: data}
 }
+
+// set changes what a configuration does.
+func (c *containerd) set(isNew bool, f fault) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.faults[isNew] = f
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
@@ -155,14 +156,14 @@ func (r *Restarter) prepare(ctx context.Context, j *journal) error {
 		return err
 	}
 	marker := r.state(markerFile)
+	// One that an earlier transaction has left would say that this one was taken back after a reboot.
+	if err := r.remove(systemd.Restored(marker)); err != nil {
+		return err
+	}
 	if err := r.write(marker, []byte(j.ID+"\n"), 0o600); err != nil {
 		return err
 	}
-	rescue := systemd.Rescue{
-		Name: j.rescue(), Description: "hotplate: restore the configuration of containerd", After: r.after(),
-		Steps: append(r.restoreSteps(j), systemd.RestartUnit(j.Unit, j.Dependants...)...),
-	}
-	if err := r.cfg.Systemd.Arm(ctx, rescue); err != nil {
+	if err := r.cfg.Systemd.Arm(ctx, r.rescue(j)); err != nil {
 		return err
 	}
 	// Somebody else's restart between the two would have let the boot unit act.
@@ -195,6 +196,15 @@ func (r *Restarter) backup(j *journal) error {
 
 // sumLine is a line as sha256sum --check reads it.
 func sumLine(sum, file string) []byte { return []byte(sum + "  " + file + "\n") }
+
+// rescue is the timer that takes j back without us. What somebody else has written meanwhile is kept.
+func (r *Restarter) rescue(j *journal) systemd.Rescue {
+	return systemd.Rescue{
+		Name: j.rescue(), Description: "hotplate: restore the configuration of containerd", After: r.after(),
+		Steps: slices.Concat(systemd.KeepCopy(j.File, r.state(replacedFile)), r.restoreSteps(j),
+			systemd.RestartUnit(j.Unit, j.Dependants...)),
+	}
+}
 
 // restoreSteps put the old configuration back without us. A backup that was damaged meanwhile is not put back: a
 // configuration that passed the preflight is better than that.

@@ -3,6 +3,7 @@ package restart
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/hotplate-dev/hotplate/hostconfig/daemon"
 	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
@@ -112,10 +113,14 @@ func (r *Restarter) goOn(ctx context.Context, j *journal) (Outcome, error) {
 // mended looks whether a person has mended what hotplate could not.
 func (r *Restarter) mended(ctx context.Context, j *journal) (Outcome, error) {
 	if !r.works(ctx, j) {
-		return Outcome{Kind: Failed, Reason: j.Reason, Unit: j.Unit, File: j.File}, nil
+		return Outcome{Kind: Failed, Time: time.Now(), Unit: j.Unit, File: j.File, Reason: j.Reason + "; and with its old " +
+			"configuration containerd does not work either. " + j.advice()}, nil
 	}
 	if _, err := r.callOff(ctx, j); err != nil {
 		return Outcome{}, err
 	}
-	return r.end(ctx, j, Outcome{Kind: RolledBack, Reason: j.Reason + "; containerd works again"})
+	if err := r.startDependants(ctx, j); err != nil {
+		r.log.Warn("containerd works again, and what went down with it does not", "err", err)
+	}
+	return r.end(ctx, j, Outcome{Kind: orElse(j.Kind, RolledBack), Reason: j.Reason + "; containerd works again"})
 }
