@@ -231,19 +231,11 @@ func (n *need) report() report.Restart {
 	}
 	if n.is.why != "" {
 		r.Next = n.next
-		r.Checks = checksOf(n.checks)
+		r.Checks = Checks(n.checks)
 	}
 	for _, o := range n.records {
 		r.Records = append(r.Records, report.RestartRecord{How: string(o.Kind), Time: o.Time, Reason: o.Reason, Unit: o.Unit,
 			File: o.File, Downtime: o.Downtime, Rescued: o.Rescued})
 	}
 	return r
-}
-
-func checksOf(checks []restart.Check) []report.Check {
-	var all []report.Check
-	for _, c := range checks {
-		all = append(all, report.Check{Name: c.Name, Verdict: string(c.Verdict), Detail: c.Detail})
-	}
-	return all
 }

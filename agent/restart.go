@@ -353,11 +353,25 @@ func (r *restarts) assess(ctx context.Context) (report.Assessment, error) {
 	if err != nil {
 		return report.Assessment{}, err
 	}
-	is := report.Assessment{Verdict: string(a.Verdict()), Live: a.Live, Checks: checksOf(a.Checks)}
+	return Assessment(a), nil
+}
+
+// Assessment is a for whoever asks, without secrets.
+func Assessment(a restart.Assessment) report.Assessment {
+	is := report.Assessment{Verdict: string(a.Verdict()), Live: a.Live, Checks: Checks(a.Checks)}
 	if !a.Edit.IsZero() {
 		is.Diff = a.Edit.Diff()
 	}
-	return is, nil
+	return is
+}
+
+// Checks are all for whoever asks.
+func Checks(all []restart.Check) []report.Check {
+	var out []report.Check
+	for _, c := range all {
+		out = append(out, report.Check{Name: c.Name, Verdict: string(c.Verdict), Detail: c.Detail})
+	}
+	return out
 }
 
 // defaults are the settings before there is a config.

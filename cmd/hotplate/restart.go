@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/hotplate-dev/hotplate/agent"
+	"github.com/hotplate-dev/hotplate/agent/report"
 	"github.com/hotplate-dev/hotplate/cmd/internal/cli"
 	"github.com/hotplate-dev/hotplate/hostconfig/apply"
 	"github.com/hotplate-dev/hotplate/hostconfig/daemon"
@@ -45,11 +48,11 @@ func newRestart(log *cli.Log) *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&o.address, "address", cli.DefaultAddress, "containerd's socket")
 	flags.StringVar(&o.hostsDir, "hosts-dir", cli.DefaultHostsDir, "hosts directory that containerd is to read")
-	flags.StringVar(&o.stateDir, "state-dir", cli.DefaultStateDir, "where the backup is kept; the agent's, which must not run")
+	flags.StringVar(&o.stateDir, "state-dir", cli.DefaultStateDir, "where the backup is kept; the agent's, which must not run but for --dry-run")
 	flags.StringVar(&o.unit, "unit", "", "containerd's unit (default: that of its process)")
 	flags.StringSliceVar(&o.dependants, "dependants", nil, "`units` that may go down with containerd, and are started again")
 	flags.DurationVar(&o.soak, "soak", restart.DefaultSoak, "for how long the restarted containerd is watched")
-	flags.BoolVar(&o.dryRun, "dry-run", false, "only say what would be changed, and every check")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "only say what would be changed, and every check; the agent is asked where it runs")
 	flags.BoolVar(&o.convert, "convert-mirrors", false, "take legacy mirrors out of the configuration, which the hosts directory must have instead")
 	flags.BoolVar(&o.again, "again", false, "also try what was taken back before")
 	bindOutput(cmd, &o.output)
@@ -65,7 +68,13 @@ func (o *restartOptions) run(ctx context.Context, logFlags *cli.Log, out io.Writ
 		return err
 	}
 	host, err := apply.Open(ctx, apply.Config{HostsDir: o.hostsDir, StateDir: o.stateDir, Log: log})
-	if err != nil {
+	switch {
+	case errors.Is(err, apply.ErrLocked) && o.dryRun:
+		return o.ask(ctx, err, out)
+	case errors.Is(err, apply.ErrLocked):
+		return fmt.Errorf("%w. If that is the agent, you need not: it restarts containerd itself, as restart.policy in its config "+
+			"lets it; hotplate status says what keeps it from that, hotplate restart --dry-run all of it", err)
+	case err != nil:
 		return err
 	}
 	defer func() { err = errors.Join(err, host.Close()) }()
@@ -90,7 +99,7 @@ func (o *restartOptions) run(ctx context.Context, logFlags *cli.Log, out io.Writ
 	if err != nil {
 		return err
 	}
-	if o.again {
+	if o.again && !o.dryRun {
 		if err := r.Forgive(); err != nil {
 			return err
 		}
@@ -108,33 +117,65 @@ func (o *restartOptions) run(ctx context.Context, logFlags *cli.Log, out io.Writ
 // assess prints what a restart would do.
 func (o *restartOptions) assess(ctx context.Context, r *restart.Restarter, out io.Writer) error {
 	a, err := r.Assess(ctx)
-	if o.output == outputJSON {
-		return errors.Join(err, encode(out, a.Checks))
-	}
-	fmt.Fprint(out, checksText(a.Checks))
-	if diff := a.Edit.Diff(); !a.Edit.IsZero() {
-		fmt.Fprint(out, "\n"+diff)
-	}
 	if err != nil {
+		if o.output == outputText {
+			fmt.Fprint(out, checksText(agent.Checks(a.Checks)))
+		}
 		return err
 	}
-	switch v := a.Verdict(); {
+	return o.show(agent.Assessment(a), out)
+}
+
+// ask is assess by the agent on this machine, which has the state directory: locked says so. Its own settings count.
+func (o *restartOptions) ask(ctx context.Context, locked error, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, assessTimeout)
+	defer cancel()
+	body, err := askAgent(ctx, filepath.Join(o.stateDir, agent.SocketName), "/v1/restart")
+	if err != nil {
+		return fmt.Errorf("%w, or let the agent answer: %w", locked, err)
+	}
+	var a report.Assessment
+	if err := json.Unmarshal(body, &a); err != nil {
+		return fmt.Errorf("read the agent's answer (is it of another version?): %w", err)
+	}
+	return o.show(a, out)
+}
+
+// show prints an assessment.
+func (o *restartOptions) show(a report.Assessment, out io.Writer) error {
+	text := io.Discard
+	if o.output == outputJSON {
+		if err := encode(out, a); err != nil {
+			return err
+		}
+	} else {
+		text = out
+	}
+	fmt.Fprint(text, checksText(a.Checks))
+	if a.Diff != "" {
+		fmt.Fprint(text, "\n"+a.Diff)
+	}
+	switch v := restart.Verdict(a.Verdict); {
 	case a.Live:
-		fmt.Fprintln(out, "\nnothing to do")
+		fmt.Fprintln(text, "\nnothing to do")
 	case v == restart.Refuse:
-		fmt.Fprintln(out, "\nit would be refused; nothing would be touched")
+		fmt.Fprintln(text, "\nit would be refused; nothing would be touched")
 		return cli.ErrSilent
 	case v == restart.Defer:
-		fmt.Fprintln(out, "\nit would be put off; nothing would be touched")
+		fmt.Fprintln(text, "\nit would be put off; nothing would be touched")
 		return cli.ExitError(exitBusy)
 	default:
-		fmt.Fprintln(out, "\nit would be done")
+		fmt.Fprintln(text, "\nit would be done")
 	}
 	return nil
 }
 
-// exitBusy is the exit code that says: try again later.
-const exitBusy = 3
+const (
+	// exitBusy is the exit code that says: try again later.
+	exitBusy = 3
+	// assessTimeout bounds an answer of the agent, which gives up before.
+	assessTimeout = time.Minute
+)
 
 // tell prints how it ended.
 func (o *restartOptions) tell(outcome restart.Outcome, out io.Writer) error {
@@ -143,7 +184,7 @@ func (o *restartOptions) tell(outcome restart.Outcome, out io.Writer) error {
 			return err
 		}
 	} else {
-		fmt.Fprint(out, checksText(outcome.Checks))
+		fmt.Fprint(out, checksText(agent.Checks(outcome.Checks)))
 		fmt.Fprintf(out, "%s: %s\n", outcome.Kind, outcome.Reason)
 		if outcome.Downtime > 0 {
 			fmt.Fprintf(out, "containerd was away for %s\n", outcome.Downtime.Round(time.Millisecond))
@@ -165,7 +206,7 @@ func encode(out io.Writer, v any) error {
 }
 
 // checksText writes one line for each check.
-func checksText(checks []restart.Check) string {
+func checksText(checks []report.Check) string {
 	var b strings.Builder
 	for _, c := range checks {
 		fmt.Fprintf(&b, "%-6s  %-13s  %s\n", c.Verdict, c.Name, strings.ReplaceAll(c.Detail, "\n", "\n"+strings.Repeat(" ", 23)))

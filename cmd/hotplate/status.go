@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -21,6 +22,8 @@ const (
 	statusTimeout = 10 * time.Second
 	// maxReport bounds what is read of the agent's answer, in bytes.
 	maxReport = 16 << 20
+	// maxError bounds what is shown of an answer that is an error.
+	maxError = 4 << 10
 )
 
 func newStatus() *cobra.Command {
@@ -46,27 +49,9 @@ func status(ctx context.Context, socket, output string, out io.Writer) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	client := &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-		},
-		DisableKeepAlives: true,
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/v1/status", nil)
+	body, err := askAgent(ctx, socket, "/v1/status")
 	if err != nil {
 		return err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return fmt.Errorf("ask the agent at %s (is it running, are you root, is --state-dir its own?): %w", socket, err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("ask the agent at %s: %s", socket, resp.Status)
-	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReport))
-	if err != nil {
-		return fmt.Errorf("read the agent's answer: %w", err)
 	}
 	if output == outputJSON {
 		_, err = out.Write(body)
@@ -78,4 +63,31 @@ func status(ctx context.Context, socket, output string, out io.Writer) error {
 	}
 	_, err = io.WriteString(out, r.Text(time.Now()))
 	return err
+}
+
+// askAgent asks the agent for a document. Where it answers with an error, that is in ours.
+func askAgent(ctx context.Context, socket, path string) ([]byte, error) {
+	client := &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		},
+		DisableKeepAlives: true,
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("ask the agent at %s (is it running, are you root, is --state-dir its own?): %w", socket, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReport))
+	if err != nil {
+		return nil, fmt.Errorf("read the agent's answer: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("ask the agent at %s: %s: %s", socket, resp.Status, bytes.TrimSpace(body[:min(len(body), maxError)]))
+	}
+	return body, nil
 }
