@@ -279,6 +279,11 @@ func (s agentSystemd) Forget(ctx context.Context, name string) error {
 	return s.a.op(ctx, "Forget", false, func() error { return s.sys.Forget(ctx, name) })
 }
 
+func (s agentSystemd) Rescues(ctx context.Context, prefix string) (names []string, err error) {
+	err = s.a.op(ctx, "Rescues", true, func() (err error) { names, err = s.sys.Rescues(ctx, prefix); return err })
+	return names, err
+}
+
 // agentDaemon is containerd as an agent asks it.
 type agentDaemon struct {
 	d Daemon

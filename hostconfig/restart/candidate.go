@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -84,29 +82,44 @@ func (r *Restarter) dump(ctx context.Context, t target, edited bool) ([]byte, er
 	case err != nil:
 		return nil, err
 	case result.ExitCode != 0:
-		return nil, &dumpError{firstLine(result.Stderr)}
+		return nil, &dumpError{lastWord(result.Stderr)}
 	case result.Truncated:
 		return nil, &dumpError{fmt.Sprintf("it prints more than %d bytes", systemd.MaxOutput)}
 	}
 	return result.Stdout, nil
 }
 
-// firstLine is the first line that is not empty. containerd repeats a fault in TOML with the lines around it, where
-// passwords may stand.
-func firstLine(text []byte) string {
-	for line := range strings.Lines(string(text)) {
+// lastWord is containerd's own error, which is the last that it prints; before it come warnings. What it repeats of the
+// configuration is left out, for that may be a password.
+func lastWord(text []byte) string {
+	word := "it said nothing"
+	for line := range strings.Lines(withoutValues(string(text))) {
 		if line = strings.TrimSpace(line); line != "" {
-			return line
+			word = line
+		}
+		if strings.HasPrefix(line, "containerd: ") {
+			break // there may be lines of the file behind it
 		}
 	}
-	return "it said nothing"
+	return word
 }
 
-// parent is the nearest directory above a file that exists.
-func parent(file string) string {
-	for dir := filepath.Dir(file); ; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
-			return dir
-		}
+// withoutValues takes the values out of what containerd says of a configuration. 1.x prints one that has the wrong type
+// (github.com/pelletier/go-toml 1.9.5, marshal.go, valueFromToml); 2.x prints none.
+func withoutValues(text string) string {
+	const before = "Can't convert "
+	from := strings.Index(text, before)
+	if from < 0 {
+		return text
 	}
+	from += len(before)
+	// The value may have several lines, and say anything; so everything goes up to the last type that is named.
+	to := strings.LastIndex(text, ") to ")
+	if to < from {
+		return text[:from] + "…"
+	}
+	if open := strings.LastIndex(text[:to], "("); open > from {
+		to = open
+	}
+	return text[:from] + "…" + text[to:]
 }

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/hotplate-dev/hotplate/hostconfig/configtoml"
 	"github.com/hotplate-dev/hotplate/hostconfig/daemon"
 	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
@@ -19,12 +17,12 @@ import (
 const (
 	// assessTimeout bounds all checks together.
 	assessTimeout = time.Minute
-	// minFree is how many bytes must be free where the configuration and our state are.
-	minFree = 16 << 20
 	// settled is how long the daemon must have run at least.
 	settled = 10 * time.Second
 	// minBurst is how many starts the unit must be allowed: ours and, if that goes wrong, two more.
 	minBurst = 3
+	// shimSettles is how long a shim may be there before containerd knows its task.
+	shimSettles = 2 * time.Second
 	// stalledAfter is when a blob that does not grow is no longer taken for a pull under way: some lie there for good.
 	stalledAfter = 2 * time.Minute
 )
@@ -77,7 +75,17 @@ func (a Assessment) Verdict() Verdict { return (&survey{a.Checks}).worst() }
 
 // Assess looks at everything that a restart depends on. It changes nothing, but for a file in StateDir and a program that
 // runs for a moment on the node. An error means that it could not be found out.
+// It is ErrBusy while somebody restarts.
 func (r *Restarter) Assess(ctx context.Context) (Assessment, error) {
+	unlock, err := r.lock()
+	if err != nil {
+		return Assessment{}, err
+	}
+	defer unlock()
+	return r.assess(ctx)
+}
+
+func (r *Restarter) assess(ctx context.Context) (Assessment, error) {
 	ctx, cancel := context.WithTimeout(ctx, assessTimeout)
 	defer cancel()
 	s := &survey{}
@@ -109,7 +117,7 @@ func (r *Restarter) need(ctx context.Context, a *Assessment, s *survey) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		s.add("health", Refuse, "containerd does not work now, and must be well before it is changed: "+err.Error())
+		s.add("health", Refuse, "containerd does not work now, and must be well before it is changed: "+withoutValues(err.Error()))
 		return nil //nolint:nilerr // it is a verdict
 	}
 	verdict, err := r.cfg.Probe(ctx)
@@ -135,6 +143,10 @@ func (r *Restarter) look(ctx context.Context, a *Assessment, s *survey) error {
 		return err
 	}
 	r.checkDisk(a.target, s)
+	r.checkFile(a.target, s)
+	if err := r.checkOthers(ctx, s); err != nil {
+		return err
+	}
 	if s.worst() == Refuse {
 		return nil // what follows asks shims, or runs programs
 	}
@@ -144,7 +156,29 @@ func (r *Restarter) look(ctx context.Context, a *Assessment, s *survey) error {
 	if err := r.checkPulls(ctx, s); err != nil {
 		return err
 	}
+	for _, check := range []func(context.Context, *Assessment, *survey) error{r.checkBinary, r.checkRescue} {
+		if err := check(ctx, a, s); err != nil || s.worst() == Refuse {
+			return err
+		}
+	}
 	return r.checkCandidate(ctx, a.target, s)
+}
+
+// checkOthers defers while the rescue of another hotplate waits, which has another state directory and knows nothing of our
+// lock. Both would put back what the other has changed.
+func (r *Restarter) checkOthers(ctx context.Context, s *survey) error {
+	names, err := r.cfg.Systemd.Rescues(ctx, rescuePrefix)
+	if err != nil {
+		return err
+	}
+	if len(names) > 0 {
+		s.add("busy", Defer, others(names).Error())
+	}
+	return nil
+}
+
+func others(names []string) error {
+	return fmt.Errorf("another hotplate, with another state directory, restarts containerd: %s.timer waits", few(names))
 }
 
 // checkUnit refuses units of which a restart takes containers along, or of which it is not known when they are up.
@@ -216,25 +250,6 @@ func (r *Restarter) checkPoison(t target, s *survey) error {
 	return nil
 }
 
-// checkDisk sees that a rollback will not fail for want of room.
-func (r *Restarter) checkDisk(t target, s *survey) {
-	for _, node := range []string{t.edit.Path, r.state(journalFile)} {
-		dir := parent(r.here(node))
-		var st unix.Statfs_t
-		if err := unix.Statfs(dir, &st); err != nil {
-			s.add("disk", Refuse, fmt.Sprintf("the free space of %s is not known: %v", node, err))
-			continue
-		}
-		switch free := st.Bavail * uint64(st.Bsize); {
-		case st.Flags&unix.ST_RDONLY != 0:
-			s.add("disk", Refuse, fmt.Sprintf("%s cannot be written: its file system is read-only here", node))
-		case free < minFree || st.Files > 0 && st.Ffree < 64:
-			s.add("disk", Refuse, fmt.Sprintf("%s has %d bytes and %d inodes free, and a restart needs %d bytes: make room",
-				parent(node), free, st.Ffree, minFree))
-		}
-	}
-}
-
 // checkRunning sees that every shim answers and none is forgotten, and that nothing is half begun.
 func (r *Restarter) checkRunning(ctx context.Context, a *Assessment, s *survey) error {
 	running, err := r.cfg.Daemon.Running(ctx)
@@ -270,25 +285,54 @@ func (r *Restarter) checkRunning(ctx context.Context, a *Assessment, s *survey) 
 	return nil
 }
 
-// checkShims looks for shims that containerd itself has forgotten, which only a list of processes shows.
+// checkShims looks for shims that containerd itself has forgotten, which only a list of processes shows. One that is about to
+// be known, because its container is being created, is given a moment.
 func (r *Restarter) checkShims(ctx context.Context, a *Assessment, s *survey) error {
-	processes, err := r.cfg.Systemd.Processes(ctx, a.target.unit.Name)
+	unknown, err := r.unknownShims(ctx, a)
+	if err != nil || len(unknown) == 0 {
+		return err
+	}
+	select {
+	case <-time.After(shimSettles):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if a.before, err = r.cfg.Daemon.Running(ctx); err != nil {
+		return err
+	}
+	again, err := r.unknownShims(ctx, a)
 	if err != nil {
 		return err
+	}
+	for pid, name := range again {
+		if unknown[pid] == name {
+			s.add("shims", Refuse, fmt.Sprintf("the shim with pid %d is that of %s, which containerd does not know: end it", pid, name))
+		} else {
+			s.add("busy", Defer, name+" is being created")
+		}
+	}
+	return nil
+}
+
+// unknownShims are the shims of tasks that containerd does not know, by their pids.
+func (r *Restarter) unknownShims(ctx context.Context, a *Assessment) (map[int]string, error) {
+	processes, err := r.cfg.Systemd.Processes(ctx, a.target.unit.Name)
+	if err != nil {
+		return nil, err
 	}
 	known := make(map[string]bool)
 	for _, t := range a.before.Tasks {
 		known[t.Namespace+"/"+t.ID] = true
 	}
+	unknown := make(map[int]string)
 	for _, p := range processes {
 		namespace, id, ok := shim(p.Args)
 		// A shim may serve the containers of its whole pod, and is named after the pod.
-		if ok && !known[namespace+"/"+id] {
-			s.add("shims", Refuse, fmt.Sprintf("the shim with pid %d is that of %s/%s, which containerd does not know: "+
-				"end it", p.PID, namespace, id))
+		if name := namespace + "/" + id; ok && !known[name] {
+			unknown[p.PID] = name
 		}
 	}
-	return nil
+	return unknown, nil
 }
 
 // shim reads off a command line whose shim it is (core/runtime/v2/shim/util.go, Command, 2.4.2).
@@ -315,7 +359,8 @@ func (r *Restarter) checkPulls(ctx context.Context, s *survey) error {
 	}
 	var active []string
 	for _, in := range ingests {
-		if time.Since(in.UpdatedAt) < stalledAfter {
+		// One of the future is from before somebody has set the clock.
+		if time.Since(in.UpdatedAt).Abs() < stalledAfter {
 			active = append(active, fmt.Sprintf("%s at %d of %d bytes", in.Ref, in.Offset, in.Total))
 		}
 	}

@@ -73,6 +73,7 @@ func (r *Restarter) undo(ctx context.Context, j *journal, kind Kind, reason stri
 	if j.Phase != rollingBack && kind == RolledBack && r.untried(ctx, j) {
 		kind = Abandoned
 	}
+	reason = withoutValues(reason)
 	r.log.Warn("taking the new configuration of containerd back", "file", j.File, "why", reason)
 	j.Kind, j.Reason = kind, reason
 	if err := r.save(j, rollingBack); err != nil {

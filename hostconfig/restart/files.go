@@ -3,6 +3,7 @@ package restart
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -30,25 +31,23 @@ type osFiles struct{}
 var _ files = osFiles{}
 
 func (osFiles) Read(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe would be waited for
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case !info.Mode().IsRegular():
+	}
+	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("read %s: it is not a regular file", path)
-	case info.Size() > maxState:
-		return nil, fmt.Errorf("read %s: it has more than %d bytes", path, maxState)
 	}
-	data := make([]byte, info.Size())
-	if _, err := f.ReadAt(data, 0); err != nil && len(data) > 0 {
-		return nil, err
+	data, err := io.ReadAll(io.LimitReader(f, maxState+1))
+	if err == nil && len(data) > maxState {
+		err = fmt.Errorf("read %s: it has more than %d bytes", path, maxState)
 	}
-	return data, nil
+	return data, err
 }
 
 func (osFiles) Write(path string, data []byte, mode fs.FileMode) error {

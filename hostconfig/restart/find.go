@@ -46,6 +46,11 @@ func (r *Restarter) find(ctx context.Context, s *survey) (t target, err error) {
 	if r.foreign(t.unit, s) {
 		return t, nil
 	}
+	if t.info.PID != 0 && t.info.PID != t.unit.MainPID {
+		s.add("unit", Refuse, fmt.Sprintf("the containerd that answers (pid %d) is not the main process of %s (pid %d), so that a "+
+			"restart of that would not be one of it: name its own unit", t.info.PID, t.unit.Name, t.unit.MainPID))
+		return t, nil
+	}
 	if len(t.unit.ExecStart) != 1 {
 		s.add("unit", Refuse, fmt.Sprintf("%s has %d commands in ExecStart, and which is containerd is not known", t.unit.Name,
 			len(t.unit.ExecStart)))

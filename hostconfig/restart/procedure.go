@@ -55,7 +55,7 @@ func (r *Restarter) Run(ctx context.Context) (Outcome, error) {
 	if o, err := r.recover(ctx); err != nil || o != nil {
 		return deref(o), err // what was found is told before anything new is begun
 	}
-	a, err := r.Assess(ctx)
+	a, err := r.assess(ctx)
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -69,7 +69,7 @@ func (r *Restarter) Run(ctx context.Context) (Outcome, error) {
 		}
 		defer release()
 		// That may have taken long.
-		if a, err = r.Assess(ctx); err != nil {
+		if a, err = r.assess(ctx); err != nil {
 			return Outcome{}, err
 		}
 		if o, over := r.verdict(a); over {
@@ -166,6 +166,9 @@ func (r *Restarter) prepare(ctx context.Context, j *journal) error {
 	if err := r.cfg.Systemd.Arm(ctx, r.rescue(j)); err != nil {
 		return err
 	}
+	if err := r.alone(ctx, j); err != nil {
+		return err
+	}
 	// Somebody else's restart between the two would have let the boot unit act.
 	there, err := r.exists(marker)
 	if err == nil && !there {
@@ -173,6 +176,19 @@ func (r *Restarter) prepare(ctx context.Context, j *journal) error {
 	}
 	r.log.Info("the old configuration comes back by itself unless that is called off", "rescue", j.rescue(), "after", r.after())
 	return err
+}
+
+// alone sees that no other hotplate has armed a rescue at the same time. If one has, both see it.
+func (r *Restarter) alone(ctx context.Context, j *journal) error {
+	names, err := r.cfg.Systemd.Rescues(ctx, rescuePrefix)
+	if err != nil {
+		return err
+	}
+	names = slices.DeleteFunc(names, func(name string) bool { return name == j.rescue() })
+	if len(names) > 0 {
+		return others(names)
+	}
+	return nil
 }
 
 // backup writes the old configuration, and reads it again.
@@ -215,23 +231,28 @@ func (r *Restarter) restoreSteps(j *journal) []systemd.Step {
 	return append([]systemd.Step{systemd.CheckSums(r.state(backupSum))}, systemd.RestoreFile(r.state(backupFile), j.File)...)
 }
 
+// bootUnit is what takes j back after a reboot.
+func (r *Restarter) bootUnit(j *journal) systemd.BootUnit {
+	return systemd.BootUnit{
+		Name: bootName, Description: "hotplate: restore the configuration of containerd after a reboot",
+		Marker: r.state(markerFile), Rescues: rescuePrefix, Before: j.Unit, Unchanged: r.state(unchangedSum),
+		Steps: r.restoreSteps(j),
+	}
+}
+
 // installBoot installs the boot unit, unless the same is there. systemd writes it for us: /etc/systemd need not be mounted
 // where we are.
 func (r *Restarter) installBoot(ctx context.Context, j *journal) error {
 	if err := r.write(r.state(unchangedSum), sumLine(j.NewSum, j.File), 0o600); err != nil {
 		return err
 	}
-	unit := systemd.BootUnit{
-		Name: bootName, Description: "hotplate: restore the configuration of containerd after a reboot",
-		Marker: r.state(markerFile), Rescues: rescuePrefix, Before: j.Unit, Unchanged: r.state(unchangedSum),
-		Steps: r.restoreSteps(j),
-	}
+	unit := r.bootUnit(j)
 	text, err := unit.Render()
 	if err != nil {
 		return err
 	}
 	source := r.state(bootName + ".service")
-	if same, err := r.bootInstalled(ctx, source, text); err != nil || same {
+	if same, err := r.bootInstalled(ctx, source, text, unit); err != nil || same {
 		return err
 	}
 	if err := r.write(source, []byte(text), 0o644); err != nil {
@@ -240,7 +261,7 @@ func (r *Restarter) installBoot(ctx context.Context, j *journal) error {
 	for _, step := range systemd.RestoreFile(source, bootFile) {
 		result, err := r.cfg.Systemd.RunOnHost(ctx, systemd.Command{Name: "install", Argv: step.Argv})
 		if err == nil && result.ExitCode != 0 && !step.IgnoreFailure {
-			err = fmt.Errorf("%s: %s", step.Argv[0], firstLine(result.Stderr))
+			err = fmt.Errorf("%s: %s", step.Argv[0], lastWord(result.Stderr))
 		}
 		if err != nil && !step.IgnoreFailure {
 			return err
@@ -252,9 +273,9 @@ func (r *Restarter) installBoot(ctx context.Context, j *journal) error {
 	return r.cfg.Systemd.Enable(ctx, path.Base(bootFile))
 }
 
-// bootInstalled tells whether the boot unit is there as it should be. Then systemd need not read all units anew, which may
-// change others too.
-func (r *Restarter) bootInstalled(ctx context.Context, source, text string) (bool, error) {
+// bootInstalled tells whether the boot unit is there as it should be, and not one that another hotplate has installed over it.
+// Then systemd need not read all units anew, which may change others too.
+func (r *Restarter) bootInstalled(ctx context.Context, source, text string, unit systemd.BootUnit) (bool, error) {
 	data, err := r.read(source)
 	if err != nil || string(data) != text {
 		return false, nil //nolint:nilerr // it is written anew
@@ -263,7 +284,8 @@ func (r *Restarter) bootInstalled(ctx context.Context, source, text string) (boo
 	if errors.Is(err, systemd.ErrNoUnit) {
 		return false, nil
 	}
-	return err == nil && u.UnitFileState == "enabled" && u.FragmentPath == bootFile && !u.NeedDaemonReload, err
+	same := slices.EqualFunc(u.ExecStart, unit.ExecStart(), func(e systemd.Exec, s systemd.Step) bool { return slices.Equal(e.Argv, s.Argv) })
+	return err == nil && same && u.UnitFileState == "enabled" && u.FragmentPath == bootFile && !u.NeedDaemonReload, err
 }
 
 // swap puts the new configuration in its place, if the old one is still there and the node is as it was.

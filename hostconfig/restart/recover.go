@@ -89,10 +89,6 @@ func (r *Restarter) wasRescued(ctx context.Context, j *journal) (bool, error) {
 
 // goOn proves a daemon that may have read the new configuration. One that has not is left alone.
 func (r *Restarter) goOn(ctx context.Context, j *journal) (Outcome, error) {
-	boot, err := r.bootID()
-	if err != nil {
-		return Outcome{}, err
-	}
 	u, err := r.cfg.Systemd.Unit(ctx, j.Unit)
 	if err != nil {
 		return Outcome{}, err
@@ -100,9 +96,8 @@ func (r *Restarter) goOn(ctx context.Context, j *journal) (Outcome, error) {
 	if u.InvocationID == j.Invocation {
 		return r.undo(ctx, j, Abandoned, "the agent died before it restarted containerd")
 	}
-	if boot != j.BootID {
-		j.Before = daemon.Running{} // a reboot ends all containers
-	}
+	// A reboot ends all containers, and others come and go while nobody looks: which the restart has ended is not known now.
+	j.Before = daemon.Running{}
 	// That the caller gives up meanwhile says nothing of the daemon.
 	if err := r.awaitCRI(context.WithoutCancel(ctx), j.Unit); err != nil {
 		return r.undo(ctx, j, RolledBack, err.Error())

@@ -31,6 +31,7 @@ type Systemd interface {
 	Disarm(ctx context.Context, name string) (systemd.RescueState, error)
 	RescueState(ctx context.Context, name string) (systemd.RescueState, error)
 	Forget(ctx context.Context, name string) error
+	Rescues(ctx context.Context, prefix string) ([]string, error)
 }
 
 var _ Systemd = (*systemd.Manager)(nil)

@@ -3,6 +3,7 @@ package systemd
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -69,14 +70,18 @@ func (b BootUnit) Render() (string, error) {
 		line("# Nobody has written these files since.")
 		line("ExecCondition=%s", execLine(CheckSums(b.Unchanged)))
 	}
-	done := Step{Argv: []string{mv, "-f", b.Marker, Restored(b.Marker)}}
-	for _, step := range append(b.Steps[:len(b.Steps):len(b.Steps)], done) {
+	for _, step := range b.ExecStart() {
 		line("ExecStart=%s", execLine(step))
 	}
 	line("")
 	line("[Install]")
 	line("WantedBy=%s multi-user.target", b.Before)
 	return s.String(), nil
+}
+
+// ExecStart are all commands that the unit has, by which Unit.ExecStart can be compared with it.
+func (b BootUnit) ExecStart() []Step {
+	return append(slices.Clone(b.Steps), Step{Argv: []string{mv, "-f", b.Marker, Restored(b.Marker)}})
 }
 
 func (b BootUnit) validate() error {
