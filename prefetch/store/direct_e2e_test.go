@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/archive"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/google/go-cmp/cmp"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -382,6 +383,55 @@ func TestARestartWhileASnapshotIsFilled(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestARestartBeforeTheAnswerToACommit kills containerd when it has committed a snapshot, or lost it, and has not said so.
+func TestARestartBeforeTheAnswerToACommit(t *testing.T) {
+	for name, c := range map[string]struct {
+		before func(ctx context.Context, sn snapshots.Snapshotter, key, chain string) error
+		lost   bool
+	}{
+		"committed": {before: func(ctx context.Context, sn snapshots.Snapshotter, key, chain string) error {
+			return sn.Commit(ctx, chain, key)
+		}},
+		"lost": {lost: true, before: func(ctx context.Context, sn snapshots.Snapshotter, key, _ string) error {
+			return sn.Remove(ctx, key)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			forEachLine(t, func(t *testing.T, d *rig.Containerd) {
+				_, session := openDirect(t, storeOf(d)(t), "unanswered")
+				layer := prefetchtest.Build(t, 41, 1000).LayerSnapshots(t)[0]
+				restarted := make(chan error, 1)
+				err := session.AddSnapshot(t.Context(), layer, func(string, []string) error {
+					ctrd := connect(t, d)
+					ctx := namespaces.WithNamespace(t.Context(), "k8s.io")
+					sn := ctrd.SnapshotService("overlayfs")
+					var key string
+					err := sn.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+						if info.Kind == snapshots.KindActive {
+							key = info.Name
+						}
+						return nil
+					})
+					if err == nil {
+						err = c.before(ctx, sn, key, layer.Chain.String())
+					}
+					if err == nil {
+						err = d.Kill()
+					}
+					go func() { restarted <- d.Restart(t.Context()) }()
+					return err
+				})
+				if err := <-restarted; err != nil {
+					t.Fatal(err)
+				}
+				if got := errors.Is(err, prefetch.ErrAway); got != c.lost || !c.lost && err != nil {
+					t.Errorf("it ended with %v", err)
+				}
+			})
+		})
+	}
 }
 
 func TestASnapshotWithAnotherParentIsRefused(t *testing.T) {

@@ -114,12 +114,24 @@ func (s *session) fillAndCommit(ctx context.Context, layer prefetch.LayerSnapsho
 		return s.store.snapshots().Commit(ctx, layer.Chain.String(), key, snapshots.WithLabels(with))
 	}
 	if err = commit(); err != nil && isAway(err) && s.store.back(ctx) == nil {
-		err = commit() // the lease has kept what is filled
+		if err = commit(); errdefs.IsNotFound(err) { // else the lease has kept what is filled
+			return s.committedOrLost(ctx, layer, err)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("commit snapshot %s: %w", layer.Chain, err)
 	}
 	return nil
+}
+
+// committedOrLost is for a snapshot that the daemon does not know any more after it was away: it had carried out the commit
+// that it could not answer, or has lost the snapshot.
+func (s *session) committedOrLost(ctx context.Context, layer prefetch.LayerSnapshot, cause error) error {
+	err := s.checkSnapshot(ctx, layer)
+	if errdefs.IsNotFound(err) {
+		return fmt.Errorf("commit snapshot %s: %w", layer.Chain, errors.Join(cause, prefetch.ErrAway))
+	}
+	return err
 }
 
 // fillError is an error of somebody else's, which says nothing about the daemon.
