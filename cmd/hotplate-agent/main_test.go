@@ -13,6 +13,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"go.uber.org/goleak"
+
+	"github.com/hotplate-dev/hotplate/hostconfig/restart"
+	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -142,5 +145,32 @@ func TestAStateDirectoryThatCannotBeUsed(t *testing.T) {
 	if _, err := program(t, "--state-dir", file, "--hosts-dir", file, "--config", file); err == nil ||
 		!strings.Contains(err.Error(), file) {
 		t.Errorf("a state directory that is a file: %v", err)
+	}
+}
+
+// Without systemd, what is left of restarts is named, and the rest is taken back.
+func TestUninstallWithoutSystemd(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	o := options{address: path("no.sock"), hostsDir: path("certs.d"), stateDir: path("state"),
+		systemd: systemd.Config{PrivateSocket: path("no.private"), SystemBus: path("no.bus")}}
+	o.log.Bind(pflag.NewFlagSet("", pflag.ContinueOnError), "error")
+	unit := path("state/restart/" + restart.BootUnit)
+	if err := os.MkdirAll(filepath.Dir(unit), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(unit, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	err := o.uninstall(t.Context(), &out)
+	for _, part := range []string{"hotplate-restore.service may be left on this node", "run uninstall again where systemd can be reached",
+		path("no.private"), "nobody can tell now whether hotplate has pinned images here"} {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("it does not say %q: %v", part, err)
+		}
+	}
+	if _, err := os.Stat(unit); err != nil {
+		t.Errorf("what a later uninstall goes by is gone: %v", err)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/hotplate-dev/hotplate/hostconfig/apply"
 	"github.com/hotplate-dev/hotplate/hostconfig/daemon"
 	"github.com/hotplate-dev/hotplate/hostconfig/probe"
+	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
 	"github.com/hotplate-dev/hotplate/prefetch"
 	"github.com/hotplate-dev/hotplate/prefetch/store"
 )
@@ -30,6 +31,7 @@ type options struct {
 	config, address, hostsDir, stateDir string
 	snapshotter, node, listen           string
 	once                                bool
+	systemd                             systemd.Config // for tests
 	log                                 cli.Log
 }
 

@@ -31,10 +31,12 @@ func newUninstall() *cobra.Command {
 	var o options
 	cmd := &cobra.Command{
 		Use:   "uninstall",
-		Short: "Put this node back as it was before hotplate: hosts directory, adopted files, pins",
+		Short: "Put this node back as it was before hotplate: hosts directory, adopted files, pins, unit",
 		Long: "uninstall takes back everything that the agent did to this node: the hosts directory becomes byte for byte\n" +
-			"what it was, adopted directories included, and pins of hotplate's are taken off. Images stay on the disk; the\n" +
-			"kubelet may then collect them. It restarts nothing. Stop the agent first.",
+			"what it was, adopted directories included, pins of hotplate's are taken off, and its unit of systemd is removed.\n" +
+			"Images stay on the disk; the kubelet may then collect them. containerd's config_path stays, for it means nothing\n" +
+			"where the directory is empty. Nothing is restarted, unless a restart of containerd was left in the middle, which\n" +
+			"is ended. Stop the agent first.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.uninstall(cmd.Context(), cmd.OutOrStdout()) },
 	}
@@ -52,6 +54,16 @@ func (o *options) uninstall(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, host.Close()) }()
+	// First, for what ends well is proved with a file in the hosts directory.
+	if err := errors.Join(o.uninstallRestarts(ctx, host, log, out), o.uninstallHosts(ctx, host, log, out)); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "uninstalled")
+	return nil
+}
+
+// uninstallHosts takes back everything but what restarts of containerd have left.
+func (o *options) uninstallHosts(ctx context.Context, host *apply.Host, log *slog.Logger, out io.Writer) error {
 	receipt, err := host.Uninstall(ctx, loadGrace)
 	for _, path := range receipt.Changed {
 		what := "put back"
@@ -76,7 +88,6 @@ func (o *options) uninstall(ctx context.Context, out io.Writer) (err error) {
 	if err := o.release(ctx, log, out); err != nil {
 		return fmt.Errorf("%s is as it was, but images may be left pinned; run uninstall again: %w", o.hostsDir, err)
 	}
-	fmt.Fprintln(out, "uninstalled")
 	return nil
 }
 
