@@ -14,19 +14,26 @@ import (
 
 // monotonic is the time on the clock that systemd counts by (CLOCK_MONOTONIC).
 func monotonic() (time.Duration, error) {
-	if offsets, err := os.ReadFile("/proc/self/timens_offsets"); err == nil { // since Linux 5.6
-		for line := range bytes.Lines(offsets) {
-			f := bytes.Fields(line)
-			if len(f) == 3 && string(f[0]) == "monotonic" && (string(f[1]) != "0" || string(f[2]) != "0") {
-				return 0, errors.New("this process has another clock than the node: run it without a time namespace")
-			}
-		}
+	offsets, err := os.ReadFile("/proc/self/timens_offsets") // since Linux 5.6
+	if err == nil && hasOwnClock(offsets) {
+		return 0, errors.New("this process has another clock than the node: run it without a time namespace")
 	}
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
 		return 0, fmt.Errorf("read the clock: %w", err)
 	}
 	return time.Duration(ts.Nano()), nil
+}
+
+// hasOwnClock reads timens_offsets, see time_namespaces(7).
+func hasOwnClock(offsets []byte) bool {
+	for line := range bytes.Lines(offsets) {
+		f := bytes.Fields(line)
+		if len(f) == 3 && string(f[0]) == "monotonic" && (string(f[1]) != "0" || string(f[2]) != "0") {
+			return true
+		}
+	}
+	return false
 }
 
 // startup is when systemd started, on that clock. What OnStartupSec= says is counted from there.

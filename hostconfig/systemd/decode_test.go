@@ -135,3 +135,20 @@ func TestJobs(t *testing.T) {
 		t.Errorf("left: %v, %v", j.waiting, j.early)
 	}
 }
+
+func TestHasOwnClock(t *testing.T) {
+	for offsets, want := range map[string]bool{
+		"": false,
+		"monotonic           0         0\nboottime            0         0\n": false,
+		"monotonic        1000         0\nboottime            0         0\n": true,
+		"monotonic           0        -5\n":                                    true,
+		"monotonic           0         0\nboottime            7         0\n": false,
+	} {
+		if got := hasOwnClock([]byte(offsets)); got != want {
+			t.Errorf("%q: %v", offsets, got)
+		}
+	}
+	if now, err := monotonic(); err != nil || now <= 0 {
+		t.Errorf("now is %v, %v", now, err)
+	}
+}

@@ -16,7 +16,7 @@ import (
 const Forever = time.Duration(math.MaxInt64)
 
 // Unit is what systemd says of a unit, all of one moment. Words are systemd's own; see org.freedesktop.systemd1(5).
-// What follows Restart is empty for units that are not services.
+// From Type on, all is empty for units that are not services.
 type Unit struct {
 	// Name is the unit's primary name, also when it was asked for by an alias.
 	Name        string

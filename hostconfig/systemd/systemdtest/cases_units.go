@@ -217,6 +217,8 @@ func simple(t *testing.T, n Node) {
 func killed(t *testing.T, n Node) {
 	s := newScene(t, n)
 	svc := s.service("app", Run)
+	// Were it restarted before what is bound to it has stopped, that would be restarted too.
+	svc.RestartDelay = 3 * time.Second
 	binds := s.service("binds", Run)
 	binds.BindsTo = []string{svc.Name}
 	requires := s.service("requires", Run)

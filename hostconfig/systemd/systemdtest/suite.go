@@ -49,7 +49,7 @@ func Cases() []Case {
 		{Name: "HangUntilTheTimeout", Test: hangTimeout},
 		{Name: "JobsAreMerged", Test: jobsAreMerged},
 		{Name: "SimpleIsDoneAtOnce", Test: simple},
-		{Name: "MainProcessKilled", Test: killed},
+		{Name: "MainProcessKilled", Test: killed, Alone: true},
 		{Name: "Dependants", Test: dependants},
 		{Name: "EditedUnit", Test: editedUnit, Alone: true},
 		{Name: "EnableAndDisable", Test: enable, Alone: true},
