@@ -11,6 +11,7 @@ import (
 
 	"github.com/hotplate-dev/hotplate/hostconfig/configtoml"
 	"github.com/hotplate-dev/hotplate/hostconfig/daemon"
+	"github.com/hotplate-dev/hotplate/hostconfig/supervised"
 	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
 )
 
@@ -156,6 +157,16 @@ func (r *Restarter) look(ctx context.Context, a *Assessment, s *survey) error {
 	if err := r.checkPulls(ctx, s); err != nil {
 		return err
 	}
+	err := r.checkPrograms(ctx, a, s)
+	if errors.Is(err, supervised.ErrCannotCheck) {
+		s.add("candidate", Refuse, err.Error())
+		return nil
+	}
+	return err
+}
+
+// checkPrograms goes through the checks that run programs.
+func (r *Restarter) checkPrograms(ctx context.Context, a *Assessment, s *survey) error {
 	for _, check := range []func(context.Context, *Assessment, *survey) error{r.checkBinary, r.checkRescue} {
 		if err := check(ctx, a, s); err != nil || s.worst() == Refuse {
 			return err

@@ -44,6 +44,12 @@
 // After a reboot in the middle the boot unit restores the old configuration before containerd starts, if the new one is still
 // as it was written.
 //
+// # Without systemd
+//
+// Where something else starts containerd again when it ends (package supervised), nothing can be armed: steps 5 and 6 are left
+// out, and a crash leaves what it leaves until the next Run or Recover, which goes by the journal, the disk and the daemon. That
+// has to be allowed (Config.WithoutRescue).
+//
 // # What may go wrong all the same
 //
 // CRI does not show everything: a pod that is being created, or stopped, for which containerd has no record yet, is

@@ -91,7 +91,7 @@ func (r *Restarter) undo(ctx context.Context, j *journal, kind Kind, reason stri
 	case errors.As(err, new(sickError)) && ctx.Err() == nil:
 		return r.giveUp(j, err)
 	case err != nil:
-		return Outcome{}, fmt.Errorf("put containerd's old configuration back: %w; the node's timer tries it too", err)
+		return Outcome{}, fmt.Errorf("put containerd's old configuration back: %w; the node's timer tries it too, if there is one", err)
 	}
 	late, err := r.callOff(ctx, j)
 	if err != nil {
@@ -122,13 +122,13 @@ func (r *Restarter) restore(ctx context.Context, j *journal, rescued bool) (down
 // giveUp says that nothing helps. The rescue stays armed: it is one more try, and there is nothing left to lose.
 func (r *Restarter) giveUp(j *journal, cause error) (Outcome, error) {
 	o := Outcome{Kind: Failed, Reason: fmt.Sprintf("%s; and with its old configuration containerd does not work either: %v. "+
-		"%s", j.Reason, cause, j.advice())}
+		"%s", j.Reason, cause, r.advice(j))}
 	return r.record(j, o), r.save(j, stuck)
 }
 
 // advice is for whoever has to mend what hotplate cannot.
-func (j *journal) advice() string {
-	return fmt.Sprintf("hotplate does not touch it any more, until it works again. Look at journalctl -u %s", j.Unit)
+func (r *Restarter) advice(j *journal) string {
+	return fmt.Sprintf("hotplate does not touch it any more, until it works again. Look at %s", r.words(j.Unit))
 }
 
 // takeBack puts the old configuration in its place, unless somebody else has put another one there and containerd works:

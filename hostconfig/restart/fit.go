@@ -108,6 +108,16 @@ func (r *Restarter) checkBinary(ctx context.Context, a *Assessment, s *survey) e
 
 // checkRescue sees that the node can take everything back by itself.
 func (r *Restarter) checkRescue(ctx context.Context, a *Assessment, s *survey) error {
+	switch {
+	case r.cfg.NoTimer && r.cfg.WithoutRescue:
+		s.add("rescue", Note, "without systemd the rollback depends on hotplate alone: if it is killed in the middle, the new "+
+			"configuration stays until it runs again")
+		return nil
+	case r.cfg.NoTimer:
+		s.add("rescue", Refuse, "without systemd the rollback would depend on hotplate alone; allow it with restart.withoutRescue, "+
+			"or hotplate restart --without-rescue")
+		return nil
+	}
 	j := newJournal(a.target.unit.Name, a.target.edit, a.target.info)
 	j.Dependants = a.down
 	rescue := r.rescue(j)

@@ -109,7 +109,7 @@ func (r *Restarter) goOn(ctx context.Context, j *journal) (Outcome, error) {
 func (r *Restarter) mended(ctx context.Context, j *journal) (Outcome, error) {
 	if !r.works(ctx, j) {
 		return Outcome{Kind: Failed, Time: time.Now(), Unit: j.Unit, File: j.File, Reason: j.Reason + "; and with its old " +
-			"configuration containerd does not work either. " + j.advice()}, nil
+			"configuration containerd does not work either. " + r.advice(j)}, nil
 	}
 	if _, err := r.callOff(ctx, j); err != nil {
 		return Outcome{}, err

@@ -11,10 +11,12 @@ import (
 
 	"github.com/hotplate-dev/hotplate/hostconfig/daemon"
 	"github.com/hotplate-dev/hotplate/hostconfig/probe"
+	"github.com/hotplate-dev/hotplate/hostconfig/supervised"
 	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
 )
 
-// Systemd is what a restart asks of the node's systemd; *systemd.Manager is one. Its methods' contracts stand there.
+// Systemd is what a restart asks of the node's systemd; *systemd.Manager is one. Its methods' contracts stand there. Without
+// systemd, *supervised.Manager stands in for it.
 type Systemd interface {
 	Unit(ctx context.Context, name string) (systemd.Unit, error)
 	UnitOfPID(ctx context.Context, pid int) (systemd.Unit, error)
@@ -34,7 +36,10 @@ type Systemd interface {
 	Rescues(ctx context.Context, prefix string) ([]string, error)
 }
 
-var _ Systemd = (*systemd.Manager)(nil)
+var (
+	_ Systemd = (*systemd.Manager)(nil)
+	_ Systemd = (*supervised.Manager)(nil)
+)
 
 // Daemon is what a restart asks of containerd; *daemon.Client is one. It heals itself when the daemon is back.
 type Daemon interface {
@@ -51,6 +56,12 @@ type Config struct {
 	Log     *slog.Logger
 	Systemd Systemd
 	Daemon  Daemon
+	// NoTimer says that Systemd is none, and can arm and install nothing, as with package supervised: nobody but this
+	// program puts the old configuration back. Who restarts then has to say WithoutRescue.
+	NoTimer bool
+	// WithoutRescue allows a restart of which the rollback depends on this program alone. If it is killed in the middle, the
+	// new configuration stays until it runs again, whatever containerd makes of it. It means nothing without NoTimer.
+	WithoutRescue bool
 	// Probe finds out whether the running daemon obeys HostsDir.
 	Probe func(context.Context) (probe.Verdict, error)
 	// Slot waits for the leave to restart, and returns what gives it back. Nil: it is always given.

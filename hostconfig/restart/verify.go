@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hotplate-dev/hotplate/hostconfig/supervised"
 	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
 )
 
@@ -63,6 +64,8 @@ func (r *Restarter) judge(ctx context.Context, unit, result string, err error) e
 	switch {
 	case errors.Is(err, systemd.ErrResultLost), errors.Is(err, systemd.ErrConnectionLost):
 		return nil // the unit and CRI will tell
+	case errors.Is(err, supervised.ErrNotRestarted):
+		return sick("%s: %w", unit, err)
 	case err != nil && ctx.Err() != nil:
 		return context.Cause(ctx)
 	case err != nil:
@@ -92,7 +95,15 @@ func (r *Restarter) why(ctx context.Context, unit string) string {
 	if err != nil {
 		return ""
 	}
-	return fmt.Sprintf(": %s/%s, %s; journalctl -u %s has its words", u.ActiveState, u.SubState, u.Result, unit)
+	return fmt.Sprintf(": %s/%s, %s; %s has its words", u.ActiveState, u.SubState, u.Result, r.words(unit))
+}
+
+// words is where a unit's output is found.
+func (r *Restarter) words(unit string) string {
+	if r.cfg.NoTimer {
+		return "the log of " + unit
+	}
+	return "journalctl -u " + unit
 }
 
 // awaitCRI waits until CRI works. A daemon whose CRI plugin failed never will, and is not waited for.
@@ -208,7 +219,7 @@ func (r *Restarter) still(ctx context.Context, j *journal, invocation string) er
 var errReplaced = errors.New("the configuration was replaced by somebody else meanwhile, perhaps by the rescue")
 
 // errNotWatched means that the caller has gone before the daemon was watched for long enough.
-var errNotWatched = errors.New("containerd was not watched to the end of its soak time; the next start goes on, or the rescue acts")
+var errNotWatched = errors.New("containerd was not watched to the end of its soak time; the next start goes on, or a rescue acts")
 
 // soak watches the daemon for a while.
 func (r *Restarter) soak(ctx context.Context, j *journal, invocation string) error {

@@ -203,5 +203,8 @@ func (m *Manager) RescueState(context.Context, string) (systemd.RescueState, err
 	return systemd.RescueAbsent, nil
 }
 
+// Rescues are none.
+func (m *Manager) Rescues(context.Context, string) ([]string, error) { return nil, nil }
+
 // Forget does nothing.
 func (m *Manager) Forget(context.Context, string) error { return nil }
