@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -327,7 +326,7 @@ func (f agentFiles) Read(path string) (data []byte, err error) {
 
 func (f agentFiles) Write(path string, data []byte, mode fs.FileMode) error {
 	return f.a.op(context.Background(), f.name("write", path), false, func() error {
-		temp := filepath.Join(f.a.root, "tmp") // it is gone with the rename
+		temp := path + ".tmp"
 		if err := os.WriteFile(temp, data, mode); err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package restart
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -138,7 +139,7 @@ func (tr *trial) file(when string) {
 	tr.Helper()
 	text := tr.read(usualConfig)
 	switch {
-	case tr.foreign, text == oldConfig:
+	case tr.foreign, text == tr.old && tr.has(usualConfig) == (tr.old != ""):
 	case !obeys(text):
 		tr.errorf("%s: the configuration is neither old nor new: %q", when, text)
 	case tr.fault != good && tr.fault != slow:
@@ -160,6 +161,9 @@ func (tr *trial) settle(before Kind) (kinds []Kind) {
 			return kinds
 		}
 		kinds = append(kinds, res.Kind)
+		if said, err := json.Marshal(res.Outcome); err != nil || strings.Contains(string(said), secret) {
+			tr.errorf("a password is told: %s, %v", said, err)
+		}
 		if bad := tr.healthy(); bad != "" {
 			tr.errorf("after a new agent: %s", bad)
 		}
@@ -237,8 +241,8 @@ func TestKilledAtEveryOperation(t *testing.T) {
 	}
 }
 
-func killedAt(t *testing.T, f fault, at int, when string, s sequel) (hit string) {
-	tr := newTrial(t, f)
+func killedAt(t *testing.T, f fault, at int, when string, s sequel, change ...func(*node)) (hit string) {
+	tr := newTrial(t, f, change...)
 	a := tr.newAgent()
 	a.at = at
 	if a.before = a.kill; when == "after" {

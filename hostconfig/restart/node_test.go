@@ -63,13 +63,16 @@ type node struct {
 	boots int
 	log   *logBuffer
 	soak  time.Duration
+	old   string // the configuration at first; empty where there is no file
+	// others are further services, which run.
+	others []systemdtest.Service
 	// cfg, if not nil, changes the Config of each agent.
 	cfg func(*Config)
 }
 
 // newNode makes a node on which containerd has run for a while. It is for a bubble of synctest.
 func newNode(t *testing.T, change ...func(*node)) *node {
-	n := &node{T: t, root: t.TempDir(), sys: systemdtest.New(), log: &logBuffer{}, soak: testSoak}
+	n := &node{T: t, root: t.TempDir(), sys: systemdtest.New(), log: &logBuffer{}, soak: testSoak, old: oldConfig}
 	n.ctrd = &containerd{node: n, faults: map[bool]fault{}}
 	n.ctrd.tasks = []daemon.Task{{Namespace: "k8s.io", ID: "one", PID: 1001}, {Namespace: "k8s.io", ID: "two", PID: 1002}}
 	for _, dir := range []string{"/etc/containerd", "/etc/systemd/system", stateDir, filepath.Dir(bootFiles), "/usr/bin"} {
@@ -77,7 +80,6 @@ func newNode(t *testing.T, change ...func(*node)) *node {
 			t.Fatal(err)
 		}
 	}
-	n.write(usualConfig, oldConfig)
 	n.sys.Root, n.sys.UnitDir = n.root, "/etc/systemd/system"
 	n.sys.Programs[binary] = n.ctrd.program
 	n.unit = systemdtest.Service{
@@ -87,10 +89,15 @@ func newNode(t *testing.T, change ...func(*node)) *node {
 	for _, c := range change {
 		c(n)
 	}
-	n.sys.Define(n.unit)
+	if n.old != "" {
+		n.write(usualConfig, n.old)
+	}
+	n.sys.Define(append(n.others, n.unit)...)
 	t.Cleanup(func() { n.sys.Close() })
-	if err := n.sys.Enable(t.Context(), unitName); err != nil {
-		t.Fatal(err)
+	for _, s := range append(n.others, n.unit) {
+		if err := n.sys.Enable(t.Context(), s.Name); err != nil {
+			t.Fatal(err)
+		}
 	}
 	n.boot()
 	return n
@@ -147,8 +154,13 @@ func (n *node) state() systemd.Unit {
 	return u
 }
 
-// healthy tells what is wrong with containerd; empty if nothing is.
+// healthy tells what is wrong with containerd and what depends on it; empty if nothing is.
 func (n *node) healthy() string {
+	for _, s := range n.others {
+		if u, err := n.sys.Unit(context.Background(), s.Name); err != nil || u.ActiveState != "active" {
+			return fmt.Sprintf("%s is %s, %v", s.Name, u.ActiveState, err)
+		}
+	}
 	u := n.state()
 	if u.ActiveState != "active" || u.SubState != "running" {
 		return fmt.Sprintf("containerd is %s/%s, %s", u.ActiveState, u.SubState, u.Result)
@@ -172,7 +184,7 @@ func (n *node) leftovers() (left []string) {
 			left = append(left, e.Name())
 		}
 	}
-	if entries, err = os.ReadDir(n.at("/etc/containerd")); err != nil {
+	if entries, err = os.ReadDir(n.at("/etc/containerd")); err != nil && !os.IsNotExist(err) {
 		n.Fatal(err)
 	}
 	for _, e := range entries {
@@ -346,7 +358,8 @@ func (c *containerd) program(_ context.Context, cmd systemd.Command) systemd.Res
 	}
 	data, err := os.ReadFile(c.node.at(file))
 	if err != nil || strings.Contains(string(data), isBroken) {
-		return systemd.Result{ExitCode: 1, Stderr: []byte("containerd: failed to load TOML\npassword = '" + secret + "'\n")}
+		return systemd.Result{ExitCode: 1, Stderr: []byte("level=warning msg=\"" + secret + "\"\n" +
+			"containerd: failed to unmarshal TOML: (2, 1): Can't convert " + secret + "(string) to int\npassword = '" + secret + "'\n")}
 	}
 	return systemd.Result{Stdout: data}
 }
@@ -356,4 +369,16 @@ func (c *containerd) set(isNew bool, f fault) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.faults[isNew] = f
+}
+
+// containerdProgram is a binary of another version.
+func containerdProgram(version string) systemdtest.Program {
+	return func(context.Context, systemd.Command) systemd.Result {
+		return systemd.Result{Stdout: []byte("containerd github.com/containerd/containerd/v2 " + version + "\n")}
+	}
+}
+
+// missingProgram is what systemd says of a program that is not there.
+func missingProgram(context.Context, systemd.Command) systemd.Result {
+	return systemd.Result{ExitCode: 203}
 }
