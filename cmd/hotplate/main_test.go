@@ -66,7 +66,8 @@ func TestFlagsAndDefaults(t *testing.T) {
 		"explain": {"hosts-dir": hostsDir, "containerd-version": ""},
 		"status":  {"output": "text", "state-dir": stateDir},
 		"restart": {"address": address, "hosts-dir": hostsDir, "state-dir": stateDir, "output": "text", "unit": "",
-			"dependants": "[]", "soak": "30s", "dry-run": "false", "convert-mirrors": "false", "again": "false"},
+			"dependants": "[]", "soak": "30s", "dry-run": "false", "convert-mirrors": "false", "again": "false",
+			"without-rescue": "false"},
 	}
 	for name, flagsOf := range want {
 		cmd, _, err := newCommand().Find([]string{name})

@@ -30,6 +30,7 @@ type restartOptions struct {
 	dependants                          []string
 	soak                                time.Duration
 	dryRun, convert, again              bool
+	withoutRescue                       bool
 }
 
 func newRestart(log *cli.Log) *cobra.Command {
@@ -41,6 +42,8 @@ func newRestart(log *cli.Log) *cobra.Command {
 			"that decides, and restarts containerd: only where that is safe, and so that the old configuration comes back by\n" +
 			"itself if anything goes wrong, also when this program is killed. Containers keep running. An earlier restart\n" +
 			"that did not come to its end is ended first.\n\n" +
+			"Where there is no systemd, containerd is told to end, and something else has to start it again. Nothing but this\n" +
+			"program puts the old configuration back then, which has to be allowed with --without-rescue.\n\n" +
 			"The exit code is 0 when containerd reads the directory, 3 when it is busy and nothing was touched, 1 otherwise.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), log, cmd.OutOrStdout()) },
@@ -55,6 +58,8 @@ func newRestart(log *cli.Log) *cobra.Command {
 	flags.BoolVar(&o.dryRun, "dry-run", false, "only say what would be changed, and every check; the agent is asked where it runs")
 	flags.BoolVar(&o.convert, "convert-mirrors", false, "take legacy mirrors out of the configuration, which the hosts directory must have instead")
 	flags.BoolVar(&o.again, "again", false, "also try what was taken back before")
+	flags.BoolVar(&o.withoutRescue, "without-rescue", false, "restart also where there is no systemd, and the rollback depends on "+
+		"this program alone")
 	bindOutput(cmd, &o.output)
 	return cmd
 }
@@ -83,18 +88,18 @@ func (o *restartOptions) run(ctx context.Context, logFlags *cli.Log, out io.Writ
 		return err
 	}
 	defer func() { err = errors.Join(err, ctrd.Close()) }()
-	manager, err := systemd.Connect(ctx, systemd.Config{})
+	keeper, err := cli.ConnectKeeper(ctx, o.address, systemd.Config{})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, manager.Close()) }()
+	defer func() { err = errors.Join(err, keeper.Close()) }()
 	prober, err := probe.New(probe.Config{Pull: ctrd.PullImage, Publish: host.PublishTemporary})
 	if err != nil {
 		return err
 	}
 	r, err := restart.New(restart.Config{
-		Log: log, Systemd: manager, Daemon: ctrd, Probe: prober.Probe, Address: o.address, StateDir: o.stateDir, HostsDir: o.hostsDir,
-		Unit: o.unit, Dependants: o.dependants, Convert: o.convert, Soak: o.soak,
+		Log: log, Systemd: keeper, NoTimer: keeper.NoTimer, WithoutRescue: o.withoutRescue, Daemon: ctrd, Probe: prober.Probe,
+		Address: o.address, StateDir: o.stateDir, HostsDir: o.hostsDir, Unit: o.unit, Dependants: o.dependants, Convert: o.convert, Soak: o.soak,
 	})
 	if err != nil {
 		return err
