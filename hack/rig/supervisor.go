@@ -31,6 +31,8 @@ type SupervisorConfig struct {
 	ContainerdConfig
 	// PIDNamespace runs supervisor, daemon and containers in a PID and a mount namespace of their own.
 	PIDNamespace bool
+	// Wrapper is a program that is run with containerd's command line, which it should execute in the end. Empty: none.
+	Wrapper string
 }
 
 // Supervisor is a plain loop that runs a private containerd and starts it again 200 ms after it ended, for whatever
@@ -39,6 +41,7 @@ type Supervisor struct {
 	// containerd's proc is the loop.
 	containerd *Containerd
 	isolated   bool
+	wrapper    string
 	cg         cgroup // of the containers
 
 	mu        sync.Mutex
@@ -55,7 +58,7 @@ func StartSupervisor(ctx context.Context, cfg SupervisorConfig) (*Supervisor, er
 	if err != nil {
 		return nil, err
 	}
-	s := &Supervisor{containerd: c, isolated: cfg.PIDNamespace, cg: cg}
+	s := &Supervisor{containerd: c, isolated: cfg.PIDNamespace, wrapper: cfg.Wrapper, cg: cg}
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -70,6 +73,9 @@ func (s *Supervisor) start(ctx context.Context) error {
 		return err
 	}
 	daemon, _ := s.daemon()
+	if s.wrapper != "" {
+		daemon = append([]string{s.wrapper}, daemon...)
+	}
 	cmd := command{
 		path: "/bin/sh", args: append([]string{"-c", superviseScript, "supervisor"}, daemon...),
 		env: s.env(), logPath: c.paths.log,
