@@ -141,7 +141,7 @@ func TestHasOwnClock(t *testing.T) {
 		"": false,
 		"monotonic           0         0\nboottime            0         0\n": false,
 		"monotonic        1000         0\nboottime            0         0\n": true,
-		"monotonic           0        -5\n":                                    true,
+		"monotonic           0        -5\n":                                  true,
 		"monotonic           0         0\nboottime            7         0\n": false,
 	} {
 		if got := hasOwnClock([]byte(offsets)); got != want {

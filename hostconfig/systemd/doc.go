@@ -6,7 +6,8 @@
 //
 // A [Manager] needs uid 0 of the node, no capability, and one of two directories of the node: /run/systemd, in which PID 1
 // has a socket of its own, or /run/dbus with the message bus. The directories, not the sockets: a re-executed systemd
-// makes new ones. User namespaces do not work. Whoever has this access is root on the node.
+// makes new ones. User namespaces do not work, nor time namespaces for a rescue. Whoever has this access is root on the
+// node.
 //
 // PID 1 sends every signal to every client of its own socket, asked for or not; so a Manager is for the time of a
 // transaction, and not for the life of an agent. systemd must be 236 or newer, for CollectMode.

@@ -88,7 +88,7 @@ func (s socket) advice(err error) string {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nobody listens there: it is restarting, or a socket instead of its directory " + s.dir() + " is mounted"
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, io.EOF), errors.Is(err, syscall.EPIPE),
-		errors.Is(err, syscall.ECONNRESET), errors.Is(err, net.ErrClosed):
+		errors.Is(err, syscall.ECONNRESET), errors.Is(err, net.ErrClosed), errors.Is(err, dbus.ErrClosed):
 		return "run as uid 0 of the node, without a user namespace"
 	case neverSent(err):
 		return "there is a message bus, but no systemd on it"
