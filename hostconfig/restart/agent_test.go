@@ -52,7 +52,7 @@ func (n *node) newAgent() *agent {
 		Log:     slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Systemd: agentSystemd{n.sys, a}, Daemon: agentDaemon{n.ctrd, a},
 		Probe: func(ctx context.Context) (v probe.Verdict, err error) {
-			err = a.op(ctx, "Probe", true, func() (err error) { v, err = n.ctrd.probe(ctx); return err })
+			err = a.op("Probe", true, func() (err error) { v, err = n.ctrd.probe(ctx); return err })
 			return v, err
 		},
 		Root: n.root, StateDir: stateDir, HostsDir: hostsDir, Soak: n.soak,
@@ -117,7 +117,7 @@ func (n *node) runTo(name string) {
 func (n *node) run() result { n.Helper(); return n.newAgent().run() }
 
 // op does an operation, and what is to happen at it.
-func (a *agent) op(ctx context.Context, name string, reads bool, do func() error) error {
+func (a *agent) op(name string, reads bool, do func() error) error {
 	number, err := a.begin(name, reads)
 	if err != nil {
 		return err
@@ -210,76 +210,76 @@ type agentSystemd struct {
 var _ Systemd = agentSystemd{}
 
 func (s agentSystemd) Unit(ctx context.Context, name string) (u systemd.Unit, err error) {
-	err = s.a.op(ctx, "Unit "+name, true, func() (err error) { u, err = s.sys.Unit(ctx, name); return err })
+	err = s.a.op("Unit "+name, true, func() (err error) { u, err = s.sys.Unit(ctx, name); return err })
 	return u, err
 }
 
 func (s agentSystemd) UnitOfPID(ctx context.Context, pid int) (u systemd.Unit, err error) {
-	err = s.a.op(ctx, "UnitOfPID", true, func() (err error) { u, err = s.sys.UnitOfPID(ctx, pid); return err })
+	err = s.a.op("UnitOfPID", true, func() (err error) { u, err = s.sys.UnitOfPID(ctx, pid); return err })
 	return u, err
 }
 
 func (s agentSystemd) Dependants(ctx context.Context, name string) (l []systemd.Unit, err error) {
-	err = s.a.op(ctx, "Dependants", true, func() (err error) { l, err = s.sys.Dependants(ctx, name); return err })
+	err = s.a.op("Dependants", true, func() (err error) { l, err = s.sys.Dependants(ctx, name); return err })
 	return l, err
 }
 
 func (s agentSystemd) Processes(ctx context.Context, name string) (l []systemd.Process, err error) {
-	err = s.a.op(ctx, "Processes", true, func() (err error) { l, err = s.sys.Processes(ctx, name); return err })
+	err = s.a.op("Processes", true, func() (err error) { l, err = s.sys.Processes(ctx, name); return err })
 	return l, err
 }
 
 func (s agentSystemd) RunOnHost(ctx context.Context, c systemd.Command) (r systemd.Result, err error) {
-	err = s.a.op(ctx, "RunOnHost "+strings.Join(c.Argv, " "), false, func() (err error) { r, err = s.sys.RunOnHost(ctx, c); return err })
+	err = s.a.op("RunOnHost "+strings.Join(c.Argv, " "), false, func() (err error) { r, err = s.sys.RunOnHost(ctx, c); return err })
 	return r, err
 }
 
 func (s agentSystemd) Restart(ctx context.Context, unit string) (r string, err error) {
-	err = s.a.op(ctx, "Restart "+unit, false, func() (err error) { r, err = s.sys.Restart(ctx, unit); return err })
+	err = s.a.op("Restart "+unit, false, func() (err error) { r, err = s.sys.Restart(ctx, unit); return err })
 	return r, err
 }
 
 func (s agentSystemd) Start(ctx context.Context, unit string) (r string, err error) {
-	err = s.a.op(ctx, "Start "+unit, false, func() (err error) { r, err = s.sys.Start(ctx, unit); return err })
+	err = s.a.op("Start "+unit, false, func() (err error) { r, err = s.sys.Start(ctx, unit); return err })
 	return r, err
 }
 
 func (s agentSystemd) ResetFailed(ctx context.Context, unit string) error {
-	return s.a.op(ctx, "ResetFailed "+unit, false, func() error { return s.sys.ResetFailed(ctx, unit) })
+	return s.a.op("ResetFailed "+unit, false, func() error { return s.sys.ResetFailed(ctx, unit) })
 }
 
 func (s agentSystemd) Reload(ctx context.Context) error {
-	return s.a.op(ctx, "Reload", false, func() error { return s.sys.Reload(ctx) })
+	return s.a.op("Reload", false, func() error { return s.sys.Reload(ctx) })
 }
 
 func (s agentSystemd) Enable(ctx context.Context, files ...string) error {
-	return s.a.op(ctx, "Enable", false, func() error { return s.sys.Enable(ctx, files...) })
+	return s.a.op("Enable", false, func() error { return s.sys.Enable(ctx, files...) })
 }
 
 func (s agentSystemd) Disable(ctx context.Context, units ...string) error {
-	return s.a.op(ctx, "Disable", false, func() error { return s.sys.Disable(ctx, units...) })
+	return s.a.op("Disable", false, func() error { return s.sys.Disable(ctx, units...) })
 }
 
 func (s agentSystemd) Arm(ctx context.Context, r systemd.Rescue) error {
-	return s.a.op(ctx, "Arm", false, func() error { return s.sys.Arm(ctx, r) })
+	return s.a.op("Arm", false, func() error { return s.sys.Arm(ctx, r) })
 }
 
 func (s agentSystemd) Disarm(ctx context.Context, name string) (state systemd.RescueState, err error) {
-	err = s.a.op(ctx, "Disarm", false, func() (err error) { state, err = s.sys.Disarm(ctx, name); return err })
+	err = s.a.op("Disarm", false, func() (err error) { state, err = s.sys.Disarm(ctx, name); return err })
 	return state, err
 }
 
 func (s agentSystemd) RescueState(ctx context.Context, name string) (state systemd.RescueState, err error) {
-	err = s.a.op(ctx, "RescueState", true, func() (err error) { state, err = s.sys.RescueState(ctx, name); return err })
+	err = s.a.op("RescueState", true, func() (err error) { state, err = s.sys.RescueState(ctx, name); return err })
 	return state, err
 }
 
 func (s agentSystemd) Forget(ctx context.Context, name string) error {
-	return s.a.op(ctx, "Forget", false, func() error { return s.sys.Forget(ctx, name) })
+	return s.a.op("Forget", false, func() error { return s.sys.Forget(ctx, name) })
 }
 
 func (s agentSystemd) Rescues(ctx context.Context, prefix string) (names []string, err error) {
-	err = s.a.op(ctx, "Rescues", true, func() (err error) { names, err = s.sys.Rescues(ctx, prefix); return err })
+	err = s.a.op("Rescues", true, func() (err error) { names, err = s.sys.Rescues(ctx, prefix); return err })
 	return names, err
 }
 
@@ -292,21 +292,21 @@ type agentDaemon struct {
 var _ Daemon = agentDaemon{}
 
 func (d agentDaemon) Info(ctx context.Context) (i daemon.Info, err error) {
-	err = d.a.op(ctx, "Info", true, func() (err error) { i, err = d.d.Info(ctx); return err })
+	err = d.a.op("Info", true, func() (err error) { i, err = d.d.Info(ctx); return err })
 	return i, err
 }
 
 func (d agentDaemon) CheckCRI(ctx context.Context) error {
-	return d.a.op(ctx, "CheckCRI", true, func() error { return d.d.CheckCRI(ctx) })
+	return d.a.op("CheckCRI", true, func() error { return d.d.CheckCRI(ctx) })
 }
 
 func (d agentDaemon) Running(ctx context.Context) (r daemon.Running, err error) {
-	err = d.a.op(ctx, "Running", true, func() (err error) { r, err = d.d.Running(ctx); return err })
+	err = d.a.op("Running", true, func() (err error) { r, err = d.d.Running(ctx); return err })
 	return r, err
 }
 
 func (d agentDaemon) Ingests(ctx context.Context) (l []daemon.Ingest, err error) {
-	err = d.a.op(ctx, "Ingests", true, func() (err error) { l, err = d.d.Ingests(ctx); return err })
+	err = d.a.op("Ingests", true, func() (err error) { l, err = d.d.Ingests(ctx); return err })
 	return l, err
 }
 
@@ -320,12 +320,12 @@ func (f agentFiles) name(verb, path string) string {
 }
 
 func (f agentFiles) Read(path string) (data []byte, err error) {
-	err = f.a.op(context.Background(), f.name("read", path), true, func() (err error) { data, err = osFiles{}.Read(path); return err })
+	err = f.a.op(f.name("read", path), true, func() (err error) { data, err = osFiles{}.Read(path); return err })
 	return data, err
 }
 
 func (f agentFiles) Write(path string, data []byte, mode fs.FileMode) error {
-	return f.a.op(context.Background(), f.name("write", path), false, func() error {
+	return f.a.op(f.name("write", path), false, func() error {
 		temp := path + ".tmp"
 		if err := os.WriteFile(temp, data, mode); err != nil {
 			return err
@@ -335,7 +335,7 @@ func (f agentFiles) Write(path string, data []byte, mode fs.FileMode) error {
 }
 
 func (f agentFiles) Remove(path string) error {
-	return f.a.op(context.Background(), f.name("remove", path), false, func() error {
+	return f.a.op(f.name("remove", path), false, func() error {
 		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
 			return err
 		}
@@ -344,7 +344,7 @@ func (f agentFiles) Remove(path string) error {
 }
 
 func (f agentFiles) Mkdir(path string, mode fs.FileMode) error {
-	return f.a.op(context.Background(), f.name("mkdir", path), false, func() error { return os.Mkdir(path, mode) })
+	return f.a.op(f.name("mkdir", path), false, func() error { return os.Mkdir(path, mode) })
 }
 
 // logBuffer keeps what was logged.

@@ -119,7 +119,7 @@ func (r *Restarter) need(ctx context.Context, a *Assessment, s *survey) error {
 			return ctx.Err()
 		}
 		s.add("health", Refuse, "containerd does not work now, and must be well before it is changed: "+withoutValues(err.Error()))
-		return nil //nolint:nilerr // it is a verdict
+		return nil
 	}
 	verdict, err := r.cfg.Probe(ctx)
 	if err != nil {

@@ -44,7 +44,8 @@ func (r *Restarter) checkRoom(node string, s *survey) (st unix.Statfs_t, ok bool
 }
 
 func volatile(st unix.Statfs_t) bool {
-	return int64(st.Type) == unix.TMPFS_MAGIC || int64(st.Type) == unix.RAMFS_MAGIC
+	kind := int64(st.Type) //nolint:unconvert // it is another type on other machines
+	return kind == unix.TMPFS_MAGIC || kind == unix.RAMFS_MAGIC
 }
 
 // checkFile refuses a configuration that would not be the same file when it is written anew by us, or by cp on the node:

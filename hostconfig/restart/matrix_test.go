@@ -187,7 +187,7 @@ func (tr *trial) end(kinds []Kind) {
 	rolledBack := slices.Contains(kinds, RolledBack)
 	switch works := tr.fault == good || tr.fault == slow; {
 	case tr.foreign:
-	case works && last != NotNeeded && !(last == Refused && rolledBack):
+	case works && last != NotNeeded && (last != Refused || !rolledBack):
 		tr.errorf("new agents end as %v", kinds)
 	case !works && last != Refused:
 		tr.errorf("new agents end as %v", kinds)

@@ -99,11 +99,13 @@ func TestAnotherHotplate(t *testing.T) {
 			a, b := n.newAgent(), n.otherAgent()
 			for _, one := range []*agent{a, b} {
 				one.name = "Arm"
-				one.after = func() error { time.Sleep(time.Second); return nil } // until the other has armed too
+				one.before = func() error { time.Sleep(time.Second); return nil } // until the other has seen that nothing is armed
+				one.after = one.before                                            // until the other has armed too
 			}
 			ended := make(chan result)
 			for _, one := range []*agent{a, b} {
 				go func() { ended <- one.run() }()
+				time.Sleep(time.Millisecond) // what they install has one name
 			}
 			for range 2 {
 				if res := <-ended; res.err != nil || res.Kind != Abandoned || !strings.Contains(res.Reason, "another hotplate") {
