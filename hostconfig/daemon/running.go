@@ -10,8 +10,8 @@ import (
 
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -131,7 +131,7 @@ func (c *Client) strays(ctx context.Context, tasks []Task) (strays []Task, err e
 		switch {
 		case late:
 			return nil, fmt.Errorf("%w: that of container %s", ErrShimHangs, t.ID)
-		case errdefs.IsNotFound(errgrpc.ToNative(err)): // it has ended meanwhile
+		case status.Code(err) == codes.NotFound: // it has ended meanwhile
 		case err != nil:
 			return nil, fmt.Errorf("ask containerd for the processes of %s: %w", t.ID, err)
 		case len(pids.Processes) == 0 && t.PID != 0:
