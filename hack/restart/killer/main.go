@@ -129,7 +129,7 @@ func (a *accident) at(method string) (after func()) {
 	case "damage":
 		must(os.WriteFile(stateDir+"/restart/backup", []byte("damaged\n"), 0o644))
 	case "fire":
-		_, err := a.Systemd.Start(context.Background(), a.rescue+".service")
+		_, err := a.Start(context.Background(), a.rescue+".service")
 		must(err)
 	}
 	return func() {}
