@@ -41,7 +41,7 @@ func (n *realNode) waitState(name string, want systemd.RescueState) {
 func (n *realNode) file(name, content string) (path string) {
 	n.Helper()
 	path = filepath.Join(n.dir, name)
-	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+	if err := errors.Join(os.WriteFile(path+".new", []byte(content), 0o644), os.Rename(path+".new", path)); err != nil {
 		n.Fatal(err)
 	}
 	return path

@@ -102,9 +102,11 @@ func (s *scene) control(svc Service, o Outcome) {
 	s.write(svc.Control, string(o))
 }
 
+// write writes a file, at once: a service that is starting reads the old content or the new one.
 func (s *scene) write(path, content string) {
 	s.Helper()
-	if err := os.WriteFile(s.Local(path), []byte(content), 0o644); err != nil {
+	temp := s.Local(path) + ".new"
+	if err := errors.Join(os.WriteFile(temp, []byte(content), 0o644), os.Rename(temp, s.Local(path))); err != nil {
 		s.Fatal(err)
 	}
 }
