@@ -201,7 +201,12 @@ func (r *restarts) recover(ctx context.Context) error {
 	if !r.enter(ctx) {
 		return ctx.Err()
 	}
-	t, err := r.restarter(ctx, defaults())
+	settings := defaults()
+	if s := r.need.facts().settings; s != nil {
+		settings = *s
+		settings.Soak = defaults().Soak // the node's own timer is under way, and does not wait for ours
+	}
+	t, err := r.restarter(ctx, settings)
 	var o *restart.Outcome
 	if err == nil {
 		end := r.need.begin("hotplate ends an earlier restart of containerd")

@@ -5,7 +5,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/hotplate-dev/hotplate/agent/agenttest"
+	"github.com/hotplate-dev/hotplate/agent/config"
 	"github.com/hotplate-dev/hotplate/agent/report"
 	"github.com/hotplate-dev/hotplate/hostconfig/restart"
 )
@@ -50,9 +53,15 @@ func TestAnEarlierRestartThatCannotBeEndedIsTakenUpAgain(t *testing.T) {
 		n := newNode(t)
 		n.restarter.set(func(r *fakeRestarter) { r.leftErr = agenttest.ErrBroken })
 		n.run()
-		n.source.write(doc + "restart: {policy: Never}\n") // what was begun is ended all the same
+		n.source.write(doc + "restart: {policy: Never, soak: 1h, withoutRescue: true}\n") // what was begun is ended all the same
 		after(3*recoverInterval + time.Second)
 		n.restarterDid("recover", "recover", "recover", "recover")
+		n.restarter.set(func(r *fakeRestarter) {
+			want := config.Restart{Policy: config.RestartNever, WithoutRescue: true, Soak: config.Duration(30 * time.Second)}
+			if diff := cmp.Diff(want, r.made[len(r.made)-1]); diff != "" {
+				t.Errorf("it is ended as the config says, but soon enough for the node's own timer (-want +got):\n%s", diff)
+			}
+		})
 		n.expect(report.HostsLive, "True", "Live") // as far as it can be told
 		n.restarter.set(func(r *fakeRestarter) {
 			r.leftErr, r.left = nil, &restart.Outcome{Kind: restart.Abandoned, Reason: "the agent died"}

@@ -146,7 +146,7 @@ func TestDecodeReadsEveryField(t *testing.T) {
 			Policy:     RestartNever,
 			Window:     &Window{TimeZone: "Europe/Berlin", Days: []Day{"Fri", "Sat"}, Start: 22*60 + 30, End: 4 * 60},
 			Soak:       Duration(2 * time.Minute),
-			Dependants: []string{"app.service", "app@1.service"}, ConvertMirrors: true,
+			Dependants: []string{"app.service", "app@1.service"}, ConvertMirrors: true, WithoutRescue: true,
 		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -19,6 +19,10 @@ type Restart struct {
 	// load config_path. Write the same mirrors into registries first: uninstall does not put them back. Default: false;
 	// such a node is not restarted.
 	ConvertMirrors bool `yaml:"convertMirrors,omitempty"`
+	// WithoutRescue also permits it where there is no systemd, but something that starts containerd again when it ends: a
+	// loop, runit, s6, OpenRC. Then nobody but hotplate puts the old configuration back, so that a node on which hotplate is
+	// killed in the middle keeps the new one until it runs again. The agent must see the node's processes. Default: false.
+	WithoutRescue bool `yaml:"withoutRescue,omitempty"`
 }
 
 // RestartPolicy is WhenNeeded or Never.

@@ -10,52 +10,69 @@ import (
 	"time"
 
 	"github.com/hotplate-dev/hotplate/agent"
+	"github.com/hotplate-dev/hotplate/cmd/internal/cli"
 	"github.com/hotplate-dev/hotplate/hostconfig/apply"
 	"github.com/hotplate-dev/hotplate/hostconfig/daemon"
 	"github.com/hotplate-dev/hotplate/hostconfig/probe"
 	"github.com/hotplate-dev/hotplate/hostconfig/restart"
+	"github.com/hotplate-dev/hotplate/hostconfig/supervised"
 	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
 )
 
-// nodeInit is the node's systemd, connected when it is first needed. Where it cannot be reached, the agent works without.
-type nodeInit struct {
+// keepers connects with what keeps containerd running when that is first needed. Where it cannot, the agent works without.
+type keepers struct {
+	address string         // of containerd
+	systemd systemd.Config // where it is
+
 	mu      sync.Mutex
 	manager *systemd.Manager // guarded by mu; nil before it has answered
 }
 
-// connect returns the connection, or why there is none. It tries again each time; one that was made heals by itself.
-func (n *nodeInit) connect(ctx context.Context, cfg systemd.Config) (*systemd.Manager, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.manager != nil {
-		return n.manager, nil
+// connect returns a connection, or why there is none. It tries again each time; one with systemd heals by itself. Something
+// else than systemd will do only where the rollback may depend on hotplate alone.
+func (k *keepers) connect(ctx context.Context, withoutRescue bool) (_ restart.Systemd, noTimer bool, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.manager != nil {
+		return k.manager, false, nil
 	}
-	m, err := systemd.Connect(ctx, cfg)
-	if err != nil {
-		return nil, err
+	if k.manager, err = systemd.Connect(ctx, k.systemd); err == nil {
+		return k.manager, false, nil
 	}
-	n.manager = m
-	return m, nil
+	k.manager = nil
+	if !errors.Is(err, systemd.ErrUnreachable) {
+		return nil, false, err
+	}
+	alone, aloneErr := supervised.Connect(ctx, supervised.Config{Socket: k.address})
+	switch {
+	case aloneErr != nil && withoutRescue:
+		return nil, false, fmt.Errorf("%w; and without it: %w", err, aloneErr)
+	case aloneErr != nil:
+		return nil, false, err
+	case !withoutRescue:
+		return nil, false, fmt.Errorf("%w; without it a rollback depends on hotplate alone, which restart.withoutRescue permits", err)
+	}
+	return alone, true, nil
 }
 
-func (n *nodeInit) close() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.manager == nil {
+func (k *keepers) close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.manager == nil {
 		return nil
 	}
-	return n.manager.Close()
+	return k.manager.Close()
 }
 
 // newRestarter makes the Restarter for the settings of a config.
 func (o *options) newRestarter(p *parts, log *slog.Logger) func(context.Context, agent.RestarterConfig) (agent.Restarter, error) {
 	return func(ctx context.Context, c agent.RestarterConfig) (agent.Restarter, error) {
-		manager, err := p.init.connect(ctx, o.systemd)
+		keeper, noTimer, err := p.keepers.connect(ctx, c.Settings.WithoutRescue)
 		if err != nil {
 			return nil, err
 		}
 		return restart.New(restart.Config{
-			Log: log, Systemd: manager, Daemon: p.daemon, Probe: c.Probe, Slot: c.Slot, Address: o.address,
+			Log: log, Systemd: keeper, NoTimer: noTimer, WithoutRescue: c.Settings.WithoutRescue, Daemon: p.daemon, Probe: c.Probe, Slot: c.Slot, Address: o.address,
 			StateDir: o.stateDir, HostsDir: o.hostsDir, Dependants: c.Settings.Dependants, Convert: c.Settings.ConvertMirrors,
 			Soak: time.Duration(c.Settings.Soak),
 		})
@@ -63,16 +80,27 @@ func (o *options) newRestarter(p *parts, log *slog.Logger) func(context.Context,
 }
 
 // uninstallRestarts ends a restart of containerd that was left in the middle, and takes away what restarts have installed.
-func (o *options) uninstallRestarts(ctx context.Context, host *apply.Host, log *slog.Logger, out io.Writer) (err error) {
-	if installed, err := restart.Installed(o.stateDir); err != nil || !installed {
+func (o *options) uninstallRestarts(ctx context.Context, host *apply.Host, log *slog.Logger, out io.Writer) error {
+	unit, open, err := restart.Installed(o.stateDir)
+	if err != nil || !unit && !open {
 		return err
 	}
-	manager, err := systemd.Connect(ctx, o.systemd)
-	if err != nil {
-		return fmt.Errorf("%s may be left on this node, or a restart of containerd in the middle; run uninstall again where "+
-			"systemd can be reached: %w", restart.BootUnit, err)
+	if unit {
+		manager, err := systemd.Connect(ctx, o.systemd)
+		if err != nil {
+			return fmt.Errorf("%s may be left on this node; run uninstall again where systemd can be reached: %w", restart.BootUnit, err)
+		}
+		return errors.Join(o.endRestarts(ctx, host, manager, false, log, out), manager.Close())
 	}
-	defer func() { err = errors.Join(err, manager.Close()) }()
+	keeper, err := cli.ConnectKeeper(ctx, o.address, o.systemd)
+	if err != nil {
+		return fmt.Errorf("end a restart of containerd that was left in the middle: %w", err)
+	}
+	return errors.Join(o.endRestarts(ctx, host, keeper, keeper.NoTimer, log, out), keeper.Close())
+}
+
+func (o *options) endRestarts(ctx context.Context, host *apply.Host, keeper restart.Systemd, noTimer bool, log *slog.Logger,
+	out io.Writer) (err error) {
 	ctrd, err := daemon.Connect(o.address)
 	if err != nil {
 		return err
@@ -83,16 +111,16 @@ func (o *options) uninstallRestarts(ctx context.Context, host *apply.Host, log *
 		return err
 	}
 	r, err := restart.New(restart.Config{
-		Log: log, Systemd: manager, Daemon: ctrd, Probe: prober.Probe, Address: o.address, StateDir: o.stateDir,
+		Log: log, Systemd: keeper, NoTimer: noTimer, Daemon: ctrd, Probe: prober.Probe, Address: o.address, StateDir: o.stateDir,
 		HostsDir: o.hostsDir,
 	})
 	if err != nil {
 		return err
 	}
-	return o.uninstallBoot(ctx, r, out)
+	return uninstallRestarter(ctx, r, out)
 }
 
-func (o *options) uninstallBoot(ctx context.Context, r *restart.Restarter, out io.Writer) error {
+func uninstallRestarter(ctx context.Context, r *restart.Restarter, out io.Writer) error {
 	records, err := r.Records() // they go, too
 	if err != nil {
 		return err
@@ -109,7 +137,7 @@ func (o *options) uninstallBoot(ctx context.Context, r *restart.Restarter, out i
 		return fmt.Errorf("containerd does not work since its last restart; %s stays. Run uninstall again when it works",
 			restart.BootUnit)
 	}
-	fmt.Fprintln(out, "removed "+restart.BootUnit)
+	fmt.Fprintln(out, "forgot restarts of containerd; "+restart.BootUnit+" is not installed any more")
 	said := make(map[string]bool)
 	for _, o := range records {
 		if o.Kind == restart.Restarted && !said[o.File] {

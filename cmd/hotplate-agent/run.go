@@ -113,16 +113,16 @@ func once(ctx context.Context, a *agent.Agent, out io.Writer) error {
 
 // parts are what the agent stands on.
 type parts struct {
-	host   *apply.Host
-	daemon *daemon.Client
-	store  *store.Store
-	source *config.FileSource
-	init   nodeInit
+	host    *apply.Host
+	daemon  *daemon.Client
+	store   *store.Store
+	source  *config.FileSource
+	keepers keepers
 }
 
 // open opens all parts, or none.
 func (o *options) open(ctx context.Context, log *slog.Logger) (_ *parts, err error) {
-	p := &parts{}
+	p := &parts{keepers: keepers{address: o.address, systemd: o.systemd}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
@@ -146,7 +146,7 @@ func (o *options) open(ctx context.Context, log *slog.Logger) (_ *parts, err err
 }
 
 func (p *parts) close() error {
-	errs := []error{p.init.close()}
+	errs := []error{p.keepers.close()}
 	if p.source != nil {
 		errs = append(errs, p.source.Close())
 	}

@@ -191,7 +191,7 @@ func agentRestarts(t *testing.T, program string) {
 	pid := s.daemonPID()
 	p := a.run(podMounts(), "uninstall")
 	code, err := p.Wait(t.Context())
-	if out := p.Output(); err != nil || code != 0 || !strings.Contains(out, "removed hotplate-restore.service") ||
+	if out := p.Output(); err != nil || code != 0 || !strings.Contains(out, "hotplate-restore.service is not installed any more") ||
 		!strings.Contains(out, "left alone: /etc/containerd/config.toml") {
 		t.Errorf("uninstall ended with %d, %v:\n%s", code, err, out)
 	}

@@ -17,18 +17,18 @@ import (
 // transaction is open.
 const BootUnit = bootName + ".service"
 
-// Installed reports whether a Restarter may have left something on the node that Uninstall has to take away: the boot unit,
-// or an open transaction. stateDir is its path for this process.
-func Installed(stateDir string) (bool, error) {
-	for _, name := range []string{journalFile, BootUnit} {
-		switch _, err := os.Lstat(filepath.Join(stateDir, "restart", name)); {
-		case err == nil:
-			return true, nil
-		case !errors.Is(err, fs.ErrNotExist):
-			return false, err
+// Installed reports what a Restarter may have left that Uninstall has to take away: the boot unit, which only systemd can
+// remove, and an open transaction. stateDir is its path for this process.
+func Installed(stateDir string) (unit, open bool, err error) {
+	there := func(name string) bool {
+		_, lerr := os.Lstat(filepath.Join(stateDir, "restart", name))
+		if lerr != nil && !errors.Is(lerr, fs.ErrNotExist) {
+			err = errors.Join(err, lerr)
 		}
+		return lerr == nil
 	}
-	return false, nil
+	unit, open = there(BootUnit), there(journalFile)
+	return unit, open, err
 }
 
 // Uninstall ends what an earlier transaction has left, as Recover does, and then takes the boot unit and the state away, but
@@ -59,8 +59,11 @@ func (r *Restarter) Uninstall(ctx context.Context) (*Outcome, error) {
 
 // removeBoot removes the boot unit, if it may be there.
 func (r *Restarter) removeBoot(ctx context.Context) error {
-	if there, err := r.exists(r.state(BootUnit)); err != nil || !there {
+	switch there, err := r.exists(r.state(BootUnit)); {
+	case err != nil || !there:
 		return err
+	case r.cfg.NoTimer:
+		return errors.New("systemd has installed it, and is not here")
 	}
 	switch _, err := r.cfg.Systemd.Unit(ctx, BootUnit); {
 	case err == nil:

@@ -29,8 +29,8 @@ func (a *agent) uninstall() result {
 // uninstalled fails the test unless nothing of a Restarter's is on the node any more.
 func (n *node) uninstalled() {
 	n.Helper()
-	if installed, err := Installed(n.at(stateDir)); installed || err != nil {
-		n.Errorf("something is installed: %v", err)
+	if unit, open, err := Installed(n.at(stateDir)); unit || open || err != nil {
+		n.Errorf("installed: %v, open: %v, %v", unit, open, err)
 	}
 	for _, file := range []string{bootFile, "/etc/systemd/system/multi-user.target.wants/" + BootUnit,
 		"/etc/systemd/system/" + unitName + ".wants/" + BootUnit, stateDir + "/restart/" + recordFile,
@@ -55,8 +55,8 @@ func TestUninstallTakesAwayWhatItHasInstalled(t *testing.T) {
 				if res := n.run(); res.Kind != want {
 					t.Fatal(res)
 				}
-				if installed, err := Installed(n.at(stateDir)); !installed || err != nil || !n.has(bootFile) {
-					t.Fatalf("installed %v, %v; the boot unit is there: %v", installed, err, n.has(bootFile))
+				if unit, open, err := Installed(n.at(stateDir)); !unit || open || err != nil || !n.has(bootFile) {
+					t.Fatalf("installed: %v, open: %v, %v; the boot unit is there: %v", unit, open, err, n.has(bootFile))
 				}
 				text, starts := n.read(usualConfig), n.ctrd.count()
 				for range 2 {
@@ -79,6 +79,9 @@ func TestUninstallEndsAnOpenTransaction(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := newNode(t)
 				n.runTo(at)
+				if unit, open, err := Installed(n.at(stateDir)); !unit || !open || err != nil {
+					t.Errorf("installed: %v, open: %v, %v", unit, open, err)
+				}
 				if res := n.newAgent().uninstall(); res.err != nil || res.Kind != want {
 					t.Errorf("%v, want %s", res, want)
 				}
@@ -88,6 +91,26 @@ func TestUninstallEndsAnOpenTransaction(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Only systemd can remove what systemd has installed.
+func TestUninstallWithoutTheSystemdThatWasThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		n.run()
+		n.cfg = func(cfg *Config) { cfg.NoTimer = true }
+		if res := n.newAgent().uninstall(); res.err == nil || !strings.Contains(res.err.Error(), "systemd has installed it") {
+			t.Errorf("%v", res)
+		}
+		if !n.has(bootFile) || !n.has(stateDir+"/restart/"+BootUnit) {
+			t.Error("it is taken for gone")
+		}
+		n.cfg = nil
+		if res := n.newAgent().uninstall(); res.err != nil {
+			t.Errorf("%v", res)
+		}
+		n.uninstalled()
+	})
 }
 
 // Where containerd does not work, the rescue and what it needs must stay.
