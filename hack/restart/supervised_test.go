@@ -96,7 +96,7 @@ func TestSupervisedDaemon(t *testing.T) {
 	for _, c := range []struct{ fault, command, reason string }{
 		{"it does not start", "exit 1", "nobody has started another one"},
 		{"CRI is down", "exec $CTRD --config $DIR/nocri.toml", "CRI"},
-		{"it hangs in its start", "[ -e $DIR/locker ] || { flock -F $BOLT sleep 1000 & echo $! >$DIR/locker; }", "nobody has started another one"},
+		{"it hangs in its start", hangs, "nobody has started another one"},
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			t.Parallel()
@@ -144,7 +144,28 @@ func TestSupervisedKilled(t *testing.T) {
 	}
 }
 
-// TestSupervisorGone has nobody start containerd again, until the supervisor is back.
+// TestSupervisedKilledAndHangs has nobody left who has seen the daemon before it hangs, so that a person has to end it.
+func TestSupervisedKilledAndHangs(t *testing.T) {
+	t.Parallel()
+	s := newPlace(t, faultyPlace(t, "touch $DIR/starts; "+hangs))
+	old := s.read("config.toml")
+	h := s.start("--without-rescue")
+	s.eventually("containerd to be started with the new configuration", func() bool { return s.has("starts") || !h.Running() })
+	if err := h.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	fault := "hotplate is killed in the middle; containerd hangs in its start"
+	o := s.restart("--without-rescue")
+	if got := s.read("config.toml"); got != old {
+		t.Errorf("the configuration was not put back byte for byte:\n%s", got)
+	}
+	s.signal(s.supervisor.PID(), unix.SIGTERM)
+	s.check(fault+", and is then ended by hand", o, restart.Failed, "may hang instead")
+	s.check(fault+", asked once more", s.restart("--without-rescue"), restart.RolledBack, "works again")
+	s.leavesNothing()
+}
+
+// TestSupervisedSupervisorGone has nobody start containerd again, until the supervisor is back.
 func TestSupervisedSupervisorGone(t *testing.T) {
 	t.Parallel()
 	s := newPlace(t, rig.SupervisorConfig{ContainerdConfig: rig.ContainerdConfig{Line: "2.4"}})
@@ -160,6 +181,9 @@ func TestSupervisedSupervisorGone(t *testing.T) {
 	s.check("nobody starts it again, until somebody does", s.restart("--without-rescue"), restart.RolledBack, "works again")
 	s.leavesNothing()
 }
+
+// hangs is a command after which containerd waits for its data base.
+const hangs = "[ -e $DIR/locker ] || { flock -F $BOLT sleep 1000 & echo $! >$DIR/locker; }"
 
 // faultyPlace has a containerd that runs a shell command before it starts with the new configuration, and is well with the old
 // one. $CTRD is the real program, $DIR the directory of its configuration, $BOLT its data base.

@@ -10,6 +10,10 @@ var (
 		"hotplate needs the node's (hostPID: true)")
 	// ErrNotContainerd means that something else listens on the socket.
 	ErrNotContainerd = errors.New("it is not containerd that listens there")
+	// ErrTakesAll means that the daemon is process 1 of its PID namespace, or a child of one that ends with it: the kernel would
+	// end every container too.
+	ErrTakesAll = errors.New("containerd's end would be the end of its PID namespace and of every container: " +
+		"let something be process 1 there that starts containerd again")
 	// ErrNotRestarted means that the daemon has not ended, or was not started again, in time.
 	ErrNotRestarted = errors.New("it has not started again")
 	// ErrCannotCheck means that a program of the daemon's cannot be run here as it would be there.

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 }
 
 // daemon is a containerd that listens and nothing more; or is deaf to SIGTERM, which it notes in a file; or hangs before it
-// listens; or only starts one that hangs.
+// listens; or only starts another one.
 func daemon(how, socket string) {
 	if dir := os.Getenv("HIDE"); dir != "" { // in a mount namespace of its own
 		check(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
@@ -48,7 +48,7 @@ func daemon(how, socket string) {
 	case "hangs":
 		check(unix.Pause())
 	case "parent":
-		cmd := command(os.Getenv("PROGRAM"), "hangs", socket)
+		cmd := command(filepath.Join(filepath.Dir(os.Getenv("PROGRAM")), "containerd"), os.Getenv("CHILD"), socket)
 		check(cmd.Start())
 		fmt.Println(cmd.Process.Pid)
 		check(unix.Pause())
@@ -80,11 +80,13 @@ func named(t testing.TB, name string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	program := filepath.Join(t.TempDir(), name)
-	if err := os.Symlink(self, program); err != nil {
-		t.Fatal(err)
+	dir := t.TempDir()
+	for _, name := range []string{"containerd", name} {
+		if err := os.Symlink(self, filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrExist) {
+			t.Fatal(err)
+		}
 	}
-	return program
+	return filepath.Join(dir, name)
 }
 
 // command makes a daemon.

@@ -38,7 +38,7 @@ type Manager struct {
 }
 
 // Connect looks whether the containerd on the socket can be restarted without systemd. The error is ErrSystemd,
-// ErrPIDNamespace or ErrNotContainerd where it cannot. That nobody listens is no error.
+// ErrPIDNamespace, ErrNotContainerd or ErrTakesAll where it cannot. That nobody listens is no error.
 func Connect(ctx context.Context, cfg Config) (*Manager, error) {
 	m, err := newManager(cfg)
 	if err != nil {

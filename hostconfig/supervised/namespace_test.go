@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
 )
 
 // inNamespace runs an act as process 1 of a PID namespace, on a kernel as m's, and returns its output.
@@ -66,6 +68,38 @@ func TestOtherPIDNamespace(t *testing.T) {
 			t.Error("the daemon has not survived")
 		}
 	})
+}
+
+// TestTakesAll has a daemon without which its PID namespace ends, and one whose process 1 stays.
+func TestTakesAll(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("a PID namespace needs root")
+	}
+	for name, all := range map[string]bool{"containerd": true, "tini": true, "sh": false} {
+		t.Run("process 1 is "+name, func(t *testing.T) {
+			m := manager(t)
+			cmd := command(named(t, name), "listens", m.socket)
+			if name != "containerd" {
+				cmd.Env = append(cmd.Env, role+"=parent", "CHILD=listens")
+			}
+			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}
+			start(t, cmd)
+			var err error
+			eventually(t, "a daemon to listen", func() bool {
+				var u systemd.Unit
+				u, err = m.UnitOfPID(t.Context(), 0)
+				return err != nil || u.ActiveState == "active"
+			})
+			if errors.Is(err, ErrTakesAll) != all || !all && err != nil {
+				t.Errorf("it is %v", err)
+			}
+			if all {
+				if _, err := m.Restart(t.Context(), m.name()); !errors.Is(err, ErrTakesAll) {
+					t.Errorf("to restart it is %v", err)
+				}
+			}
+		})
+	}
 }
 
 // TestReusedNumber gives the number of a daemon to another process, which can be done in a namespace of its own: after the

@@ -42,6 +42,10 @@ func (m *Manager) listener(ctx context.Context) (*process, error) {
 		p.close()
 		return nil, fmt.Errorf("%w: process %d on %s is %q", ErrNotContainerd, p.pid, m.socket, p.comm)
 	}
+	if p.takesAll() {
+		p.close()
+		return nil, fmt.Errorf("process %d: %w", p.pid, ErrTakesAll)
+	}
 	m.remember(p)
 	return p, nil
 }

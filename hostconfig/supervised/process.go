@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,7 +31,8 @@ var errEnded = errors.New("the process has ended")
 type process struct {
 	fd     int // a pidfd
 	pid    int
-	parent int
+	inner  int   // its number in its own PID namespace
+	parent int   // 0 if it is in no PID namespace of ours
 	start  int64 // in ticks since the machine started
 	comm   string
 	argv   []string
@@ -79,8 +81,36 @@ func (p *process) read() error {
 	if err != nil {
 		return err
 	}
-	p.parent, p.start, err = parseStat(stat)
+	if p.parent, p.start, err = parseStat(stat); err != nil {
+		return err
+	}
+	p.inner, err = innerNumber(p.pid)
 	return err
+}
+
+// passers are programs that run as process 1 of a container, and end when their child does.
+var passers = []string{"tini", "docker-init", "dumb-init", "catatonit"}
+
+// takesAll tells whether the end of a process is the end of all others in its PID namespace.
+func (p *process) takesAll() bool {
+	if p.inner == 1 || p.parent == 0 {
+		return p.inner == 1
+	}
+	inner, err := innerNumber(p.parent)
+	if err != nil || inner != 1 {
+		return false
+	}
+	comm, err := readProc(strconv.Itoa(p.parent), "comm")
+	return err == nil && slices.Contains(passers, strings.TrimSpace(string(comm)))
+}
+
+// innerNumber is a process's number in its own PID namespace.
+func innerNumber(pid int) (int, error) {
+	status, err := readProc(strconv.Itoa(pid), "status")
+	if err != nil {
+		return 0, err
+	}
+	return parseNSpid(status)
 }
 
 func (p *process) close() { unix.Close(p.fd) }
@@ -153,6 +183,16 @@ func parseFdinfo(info []byte) (int, error) {
 		}
 	}
 	return 0, errors.New("the kernel does not say which process a pidfd is of (/proc/self/fdinfo)")
+}
+
+// parseNSpid reads the last of a process's numbers, the first of which is that in the PID namespace of /proc.
+func parseNSpid(status []byte) (int, error) {
+	for line := range strings.Lines(string(status)) {
+		if numbers := strings.Fields(line); len(numbers) > 1 && numbers[0] == "NSpid:" {
+			return strconv.Atoi(numbers[len(numbers)-1])
+		}
+	}
+	return 0, errors.New("the kernel does not say in which PID namespaces a process is (NSpid)")
 }
 
 // parseCmdline splits a command line of /proc.

@@ -54,6 +54,19 @@ func TestParseFdinfo(t *testing.T) {
 	}
 }
 
+func TestParseNSpid(t *testing.T) {
+	for status, want := range map[string]int{
+		"Name:\tx\nNStgid:\t42\nNSpid:\t42\nNSpgid:\t1\n": 42, "NSpid:\t42\t7\t1\n": 1,
+	} {
+		if pid, err := parseNSpid([]byte(status)); err != nil || pid != want {
+			t.Errorf("%q: %d, %v", status, pid, err)
+		}
+	}
+	if _, err := parseNSpid([]byte("Name:\tNSpid:\n")); err == nil {
+		t.Error("a status without NSpid is taken")
+	}
+}
+
 func open(t *testing.T, pid int) *process {
 	t.Helper()
 	fd, err := unix.PidfdOpen(pid, 0)

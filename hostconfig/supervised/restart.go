@@ -55,7 +55,8 @@ func (m *Manager) await(ctx context.Context, look func(context.Context) (bool, e
 		switch {
 		case ok:
 			return systemd.ResultDone, nil
-		case errors.Is(err, ErrNotContainerd), errors.Is(err, ErrPIDNamespace), errors.Is(err, unix.EPERM):
+		case errors.Is(err, ErrNotContainerd), errors.Is(err, ErrPIDNamespace), errors.Is(err, ErrTakesAll),
+			errors.Is(err, unix.EPERM):
 			return "", err
 		}
 		select {
@@ -71,6 +72,7 @@ type ending struct {
 	manager  *Manager
 	since    int64               // in ticks; a daemon that was not started after it may have read an older configuration
 	told     map[string]*process // to end, by their ids
+	others   []string            // numbers of processes that may be the daemon, and are not known to be
 	searched time.Time
 }
 
@@ -111,7 +113,7 @@ func (e *ending) search() error {
 	if time.Since(e.searched) < searchInterval {
 		return nil
 	}
-	e.searched = time.Now()
+	e.searched, e.others = time.Now(), nil
 	pids, err := numbers()
 	if err != nil {
 		return err
@@ -129,7 +131,8 @@ func (e *ending) search() error {
 		if err != nil {
 			continue
 		}
-		if p.start > e.since || !e.manager.isSuccessor(p) {
+		if _, told := e.told[p.id()]; p.start > e.since || !told && !e.manager.isSuccessor(p) {
+			e.others = append(e.others, fmt.Sprint(p.pid))
 			p.close()
 			continue
 		}
@@ -152,11 +155,15 @@ func (e *ending) why() string {
 	}
 	slices.Sort(living)
 	slices.Sort(ended)
+	hangs := ""
+	if len(e.others) > 0 {
+		hangs = fmt.Sprintf("; process %s is a containerd that may hang instead: if it is this one, end it", strings.Join(e.others, ", "))
+	}
 	switch {
 	case len(living) > 0:
 		return fmt.Sprintf("process %s was told to end (SIGTERM) and has not", strings.Join(living, ", "))
 	case len(ended) > 0:
-		return fmt.Sprintf("process %s has ended, and nobody has started another one that listens", strings.Join(ended, ", "))
+		return fmt.Sprintf("process %s has ended, and nobody has started another one that listens", strings.Join(ended, ", ")) + hangs
 	}
-	return "it does not run, and nobody has started it"
+	return "nobody listens on its socket" + hangs
 }

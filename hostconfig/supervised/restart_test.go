@@ -141,7 +141,7 @@ func TestNobodyStartsItAgain(t *testing.T) {
 	}
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := m.Restart(over, m.name()); !errors.Is(err, ErrNotRestarted) || !strings.Contains(err.Error(), "does not run") {
+	if _, err := m.Restart(over, m.name()); !errors.Is(err, ErrNotRestarted) || !strings.Contains(err.Error(), "nobody listens") {
 		t.Errorf("without a daemon it is %v", err)
 	}
 	if _, err := m.Start(over, m.name()); !errors.Is(err, ErrNotRestarted) {
@@ -196,6 +196,22 @@ func TestDaemonHangs(t *testing.T) {
 	if _, err := m.Restart(ctx, m.name()); !errors.Is(err, ErrNotRestarted) {
 		t.Fatalf("one that hangs is %v", err)
 	}
+	// One that has not seen the daemon does not know whose it is.
+	stranger, err := newManager(Config{Socket: m.socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &ending{manager: stranger, since: ticks(), told: map[string]*process{}}
+	eventually(t, "it to hang", func() bool {
+		e.searched = time.Time{}
+		if ok, err := e.isNew(t.Context()); ok || !errors.Is(err, errNobody) {
+			t.Fatalf("it is %t, %v", ok, err)
+		}
+		return strings.Contains(e.why(), "a containerd that may hang instead")
+	})
+	if len(e.told) > 0 {
+		t.Errorf("%d processes were told to end", len(e.told))
+	}
 	if result, err := m.Restart(t.Context(), m.name()); err != nil || result != systemd.ResultDone {
 		t.Errorf("it ended as %q, %v", result, err)
 	}
@@ -213,6 +229,7 @@ func TestDaemonHangs(t *testing.T) {
 func grandchild(t *testing.T) *process {
 	t.Helper()
 	parent := command(named(t, "containerd"), "parent", "")
+	parent.Env = append(parent.Env, "CHILD=hangs")
 	out, err := parent.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
