@@ -156,15 +156,12 @@ func (n *need) unsaid() {
 	n.reason, n.message, n.next = report.RestartNeeded, "hotplate looks whether it may restart it", time.Time{}
 }
 
-// begin notes that something is done with the daemon, which may be away until end is called. touched says whether anything
-// was done, so that the daemon may be another one than before.
+// begin notes that something is done with the daemon, which may be away until end is called; tell states it. touched says
+// whether anything was done, so that the daemon may be another one than before.
 func (n *need) begin(what string) (end func(touched bool)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.busy = what
-	if n.is.why != "" {
-		n.tellLocked()
-	}
 	return func(touched bool) {
 		n.mu.Lock()
 		n.busy = ""

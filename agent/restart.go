@@ -211,7 +211,8 @@ func (r *restarts) recover(ctx context.Context) error {
 	if err == nil {
 		end := r.need.begin("hotplate ends an earlier restart of containerd")
 		o, err = t.Recover(ctx)
-		end(o != nil || err != nil)
+		same := r.stuck && o != nil && o.Kind == restart.Failed // it was only looked at
+		end((o != nil || err != nil) && !same)
 		r.readRecords()
 		if err != nil && ctx.Err() == nil {
 			r.log.Error("an earlier restart of containerd is not ended; trying again every minute", "err", err)
@@ -237,6 +238,8 @@ func (r *restarts) conclude(o restart.Outcome, err error) {
 	r.need.checked(o.Checks)
 	r.refused, r.stuck = false, false
 	switch {
+	case errors.Is(err, errNotNow):
+		r.due = now // the next step says why
 	case errors.Is(err, restart.ErrBusy):
 		r.putOff("somebody else restarts containerd just now")
 	case err != nil:
@@ -289,13 +292,23 @@ func rolledBack(o restart.Outcome) bool {
 	return len(o.Checks) > 0
 }
 
-// slot is the leave to restart, and lets everybody know meanwhile that the daemon may be away.
+// errNotNow means that a restart is not to be done any more when it could begin.
+var errNotNow = errors.New("the config or the window does not let it begin any more, or it is not needed any more")
+
+// slot is the leave to restart, and lets everybody know meanwhile that the daemon may be away. Until it is there, much time
+// may have gone by.
 func (r *restarts) slot(ctx context.Context) (release func(), err error) {
 	give, err := r.cfg.Slots.Acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
+	f := r.need.facts()
+	if f.why == "" || f.settings.Policy == config.RestartNever || !f.settings.Window.Contains(time.Now()) {
+		give()
+		return nil, errNotNow
+	}
 	end := r.need.begin("hotplate restarts it now")
+	r.need.tell()
 	return func() {
 		end(true)
 		give()

@@ -42,6 +42,7 @@ func TestAPullThatIsInTheWayIsInterrupted(t *testing.T) {
 	}
 	pulling(t, time.Hour, prepare, func(t *testing.T, n *node) {
 		n.restarterDid("assess")
+		n.expect(report.HostsLive, "False", "RestartDeferred", "pulls of hotplate's own")
 		if got := n.puller.Took(); len(got) != 0 {
 			t.Errorf("within the first minute: %q", got)
 		}
@@ -61,6 +62,29 @@ func TestAPullThatIsInTheWayIsInterrupted(t *testing.T) {
 		if got := n.puller.Took(); len(got) == 0 || got[len(got)-1] != "ensure "+llama {
 			t.Errorf("it is not pulled on: %q", got)
 		}
+	})
+}
+
+// A restart begins in the window, however long pulls took to end.
+func TestTheWindowMayCloseWhilePullsEnd(t *testing.T) {
+	prepare := func(r *fakeRestarter) {
+		closes := time.Now().Add(2 * time.Minute)
+		r.busy = func() bool { return time.Now().Before(closes) }
+	}
+	pulling(t, time.Hour, prepare, func(t *testing.T, n *node) {
+		n.source.write(doc + "restart: {window: {start: 12:00, end: 00:01}}\n")
+		after(2 * time.Minute)
+		n.expect(report.HostsLive, "False", "OutsideWindow")
+		n.restarter.set(func(r *fakeRestarter) {
+			for _, did := range r.did {
+				if did == "restart" {
+					t.Error("it was restarted after the window had closed")
+				}
+			}
+		})
+		n.source.write(doc + "restart: {window: {start: 12:00, end: 00:09}}\n")
+		after(3 * time.Minute)
+		n.expect(report.HostsLive, "True", "Live")
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/hotplate-dev/hotplate/agent/agenttest"
 	"github.com/hotplate-dev/hotplate/agent/config"
 	"github.com/hotplate-dev/hotplate/agent/report"
+	"github.com/hotplate-dev/hotplate/hostconfig/probe"
 	"github.com/hotplate-dev/hotplate/hostconfig/restart"
 )
 
@@ -70,6 +71,20 @@ func TestAnEarlierRestartThatCannotBeEndedIsTakenUpAgain(t *testing.T) {
 		n.restarterDid("recover")
 		if got := n.Report().Restart.Records; len(got) != 1 {
 			t.Errorf("recorded as %+v", got)
+		}
+	})
+}
+
+// Where CRI works for a moment, the daemon is found deaf; what is said stays the same all the same.
+func TestWhatHasFailedIsSaidOnce(t *testing.T) {
+	left := restart.Outcome{Kind: restart.Failed, Reason: "it does not work either"}
+	begun(t, left, 0, func(t *testing.T, n *node) {
+		n.prober.set(func(p *fakeProber) { p.verdict = probe.Verdict{Cause: "no such host"} })
+		n.source.write(doc)
+		after(time.Hour)
+		n.expect(report.HostsLive, "False", "RestartFailed", "containerd does not read", "it does not work either")
+		if got := n.log.Lines("msg=HostsLive"); len(got) != 2 {
+			t.Errorf("HostsLive is told as %q", got)
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hotplate-dev/hotplate/agent/config"
+	"github.com/hotplate-dev/hotplate/agent/report"
 	"github.com/hotplate-dev/hotplate/hostconfig/restart"
 )
 
@@ -81,7 +82,8 @@ func outcome(a restart.Assessment) (o restart.Outcome, over bool) {
 // interrupt lets pulls of hotplate's own end, or ends them, and restarts the daemon when the node has come to rest.
 func (r *restarts) interrupt(ctx context.Context, t Restarter) (restart.Outcome, error) {
 	r.interrupted = time.Now()
-	r.log.Info("images wait until containerd is restarted; those under way may end within a minute, and go on afterwards")
+	r.need.say(report.RestartDeferred, "pulls of hotplate's own are in the way: they may end within a minute, and go on "+
+		"after the restart", time.Now().Add(drainGrace))
 	if err := r.pulls.Drain(ctx, drainGrace); err != nil {
 		return restart.Outcome{}, err
 	}
