@@ -94,9 +94,9 @@ func TestSupervisedFrozenShim(t *testing.T) {
 func TestSupervisedDaemon(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ fault, command, reason string }{
-		{"it does not start", "exit 1", "nobody has started another one"},
+		{"it does not start", "exit 1", "no other listens"},
 		{"CRI is down", "exec $CTRD --config $DIR/nocri.toml", "CRI"},
-		{"it hangs in its start", hangs, "nobody has started another one"},
+		{"it hangs in its start", hangs, "was started and does not listen"},
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			t.Parallel()
@@ -174,7 +174,7 @@ func TestSupervisedSupervisorGone(t *testing.T) {
 	s.signal(loop, unix.SIGSTOP)
 	o := s.restart("--without-rescue")
 	s.signal(loop, unix.SIGCONT)
-	s.check("nobody starts it again", o, restart.Failed, "nobody has started another one")
+	s.check("nobody starts it again", o, restart.Failed, "no other listens")
 	if got := s.read("config.toml"); got != old {
 		t.Errorf("the configuration was not put back byte for byte:\n%s", got)
 	}

@@ -88,9 +88,6 @@ func (p *process) read() error {
 	return err
 }
 
-// passers are programs that run as process 1 of a container, and end when their child does.
-var passers = []string{"tini", "docker-init", "dumb-init", "catatonit"}
-
 // takesAll tells whether the end of a process is the end of all others in its PID namespace.
 func (p *process) takesAll() bool {
 	if p.inner == 1 || p.parent == 0 {
@@ -101,6 +98,8 @@ func (p *process) takesAll() bool {
 		return false
 	}
 	comm, err := readProc(strconv.Itoa(p.parent), "comm")
+	// These run as process 1 of a container, and end when their child does.
+	passers := []string{"tini", "docker-init", "dumb-init", "catatonit"}
 	return err == nil && slices.Contains(passers, strings.TrimSpace(string(comm)))
 }
 

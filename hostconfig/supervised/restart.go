@@ -72,7 +72,8 @@ type ending struct {
 	manager  *Manager
 	since    int64               // in ticks; a daemon that was not started after it may have read an older configuration
 	told     map[string]*process // to end, by their ids
-	others   []string            // numbers of processes that may be the daemon, and are not known to be
+	hanging  []string            // numbers of processes that were started after the call, and do not listen
+	others   []string            // of containerds of which it is not known whose they are
 	searched time.Time
 }
 
@@ -113,7 +114,7 @@ func (e *ending) search() error {
 	if time.Since(e.searched) < searchInterval {
 		return nil
 	}
-	e.searched, e.others = time.Now(), nil
+	e.searched, e.hanging, e.others = time.Now(), nil, nil
 	pids, err := numbers()
 	if err != nil {
 		return err
@@ -131,15 +132,25 @@ func (e *ending) search() error {
 		if err != nil {
 			continue
 		}
-		if _, told := e.told[p.id()]; p.start > e.since || !told && !e.manager.isSuccessor(p) {
-			e.others = append(e.others, fmt.Sprint(p.pid))
-			p.close()
-			continue
-		}
-		if err := e.tell(p); err != nil {
+		if err := e.found(p); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// found takes over a containerd that does not listen, or at another socket.
+func (e *ending) found(p *process) error {
+	_, told := e.told[p.id()]
+	switch ours := told || e.manager.isSuccessor(p); {
+	case !ours:
+		e.others = append(e.others, fmt.Sprint(p.pid))
+	case p.start > e.since:
+		e.hanging = append(e.hanging, fmt.Sprint(p.pid))
+	default:
+		return e.tell(p)
+	}
+	p.close()
 	return nil
 }
 
@@ -156,14 +167,17 @@ func (e *ending) why() string {
 	slices.Sort(living)
 	slices.Sort(ended)
 	hangs := ""
-	if len(e.others) > 0 {
+	switch {
+	case len(e.hanging) > 0:
+		hangs = fmt.Sprintf("; process %s was started and does not listen", strings.Join(e.hanging, ", "))
+	case len(e.others) > 0:
 		hangs = fmt.Sprintf("; process %s is a containerd that may hang instead: if it is this one, end it", strings.Join(e.others, ", "))
 	}
 	switch {
 	case len(living) > 0:
 		return fmt.Sprintf("process %s was told to end (SIGTERM) and has not", strings.Join(living, ", "))
 	case len(ended) > 0:
-		return fmt.Sprintf("process %s has ended, and nobody has started another one that listens", strings.Join(ended, ", ")) + hangs
+		return fmt.Sprintf("process %s has ended, and no other listens", strings.Join(ended, ", ")) + hangs
 	}
 	return "nobody listens on its socket" + hangs
 }

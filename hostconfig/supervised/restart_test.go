@@ -136,7 +136,7 @@ func TestNobodyStartsItAgain(t *testing.T) {
 	ctx := until(t, func() bool { return !alive(ended.fd) })
 	_, err := m.Restart(ctx, m.name())
 	if !errors.Is(err, ErrNotRestarted) ||
-		!strings.Contains(err.Error(), "process "+strconv.Itoa(daemon.Process.Pid)+" has ended, and nobody has started another") {
+		!strings.Contains(err.Error(), "process "+strconv.Itoa(daemon.Process.Pid)+" has ended, and no other listens") {
 		t.Errorf("it is %v", err)
 	}
 	over, cancel := context.WithCancel(t.Context())
