@@ -216,7 +216,11 @@ func (r *Restarter) checkUnit(u systemd.Unit, s *survey) {
 	age := time.Since(u.StateChange)
 	bad(age >= 0 && age < max(settled, u.StartLimitInterval), Defer, "%s was started %s ago: it must have run for %s",
 		name, age.Round(time.Second), max(settled, u.StartLimitInterval))
-	if len(s.checks) == before {
+	switch {
+	case len(s.checks) > before:
+	case r.cfg.NoTimer:
+		s.add("unit", Pass, fmt.Sprintf("%s alone is told to end; whatever has started it has to start it again", name))
+	default:
 		s.add("unit", Pass, fmt.Sprintf("%s spares its containers (KillMode=process, Delegate=yes)", name))
 	}
 }
