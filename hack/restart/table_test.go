@@ -48,8 +48,8 @@ func (t *table) write(file string) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# What becomes of each fault of a restart\n\nWritten by `make test-restart`; do not edit. %s on %s/%s, %d CPUs, Linux %s.\n\n",
 		runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), kernel())
-	b.WriteString("Each row was run on a node with systemd, or where the group says so without, with pods that count ten times a second. `gap` is the longest time between two\n" +
-		"numbers of any of them, `away` is how long CRI did not answer. At the end of each row containerd worked.\n")
+	b.WriteString("Each row was run on a node with systemd, or where the group says so without, with pods that count ten times a\n" +
+		"second. `gap` is the longest time between two numbers of any of them, `away` is how long CRI did not answer. At the end of each row containerd worked.\n")
 	group := ""
 	for _, r := range t.rows {
 		if r.group != group {
