@@ -23,8 +23,8 @@
 //
 // The state is one report.NodeReport. It is logged as it changes, and served on the status socket and as metrics.
 //
-// A crash leaves what hostconfig/apply and prefetch leave, which they mend at the next start, and two files in the state
-// directory, each replaced in one rename: last-good-config.yaml, used when the config is faulty at the next start, and
+// A crash leaves what hostconfig/apply, hostconfig/restart and prefetch leave, which they mend at the next start, and two files
+// in the state directory, each replaced in one rename: last-good-config.yaml, used when the config is faulty at the next start, and
 // proven-cas.json, so that an old CA stays trusted through a restart in the middle of its replacement. Ending the agent
 // changes nothing on the node.
 package agent

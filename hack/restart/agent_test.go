@@ -43,7 +43,7 @@ func TestAgent(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, string){
 		"restarts where it is needed": agentRestarts, "says why the policy forbids it": agentForbidden,
 		"is killed while it watches": agentKilled, "without systemd": agentWithoutSystemd,
-		"takes a bad restart back": agentTakesBack,
+		"takes a bad restart back": agentTakesBack, "without systemd where that is permitted": agentSupervised,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -271,6 +271,43 @@ func agentWithoutSystemd(t *testing.T, program string) {
 	a.says(a.becomes(report.RestartNeeded), "/run/systemd", "Set the registry config_path to exactly")
 	s.untouched(pid)
 	a.stop()
+}
+
+// agentSupervised makes one try, as where an image of a node is made.
+func agentSupervised(t *testing.T, program string) {
+	s := newPlace(t, rig.SupervisorConfig{ContainerdConfig: rig.ContainerdConfig{Line: "2.4"}})
+	before, config := s.supervisor.PID(), filepath.Join(s.dir, "agent.yaml")
+	once := func(settings string) (string, int) {
+		t.Helper()
+		if err := os.WriteFile(config, []byte(agentConfig+settings), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p, err := s.supervisor.RunSandboxed(t.Context(), rig.SandboxConfig{
+			Program: program, HostPID: true,
+			Argv: []string{"/hotplate-agent", "--once", "--node-name", "node", "--config", config, "--address", s.supervisor.Address(),
+				"--hosts-dir", filepath.Join(s.dir, "certs.d"), "--state-dir", filepath.Join(s.dir, "hotplate")},
+			Mounts: []rig.SandboxMount{{Target: "/tmp"}, {Source: s.dir}, {Source: filepath.Dir(s.supervisor.Address())},
+				{Source: s.bin, ReadOnly: true}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		code, err := p.Wait(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.Output(), code
+	}
+	if out, code := once("restart: {soak: 2s}\n"); code == 0 || !strings.Contains(out, "restart.withoutRescue permits") {
+		t.Errorf("without leave it ended with %d:\n%s", code, out)
+	}
+	s.untouched(before)
+	out, code := once("restart: {soak: 2s, withoutRescue: true}\n")
+	if code != 0 || !strings.Contains(out, "node: Ready\n") || s.supervisor.PID() == before {
+		t.Errorf("it ended with %d:\n%s", code, out)
+	}
+	s.check("the agent does it", restart.Outcome{Kind: restart.Restarted}, restart.Restarted, "")
+	s.leavesNothing()
 }
 
 func agentTakesBack(t *testing.T, program string) {
