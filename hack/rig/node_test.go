@@ -49,7 +49,7 @@ func TestBaseConfigOfEachLine(t *testing.T) {
 			}
 		}
 	}
-	for line, version := range map[string]int{"1.7": 3, "2.3": 4, "2.4": 5} {
+	for line, version := range map[string]int{"1.7": 3, "2.2": 4, "2.4": 5} {
 		if _, err := BaseConfig(line, version, ""); err == nil {
 			t.Errorf("%s is given version %d, which it does not read", line, version)
 		}
