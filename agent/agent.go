@@ -98,7 +98,8 @@ func (c Config) check() error {
 		{"Version", c.Version != ""}, {"Address", c.Address != ""}, {"HostsDir", c.HostsDir != ""},
 		{"StateDir", c.StateDir != ""}, {"Source", c.Source != nil}, {"SourceName", c.SourceName != ""},
 		{"Host", c.Host != nil}, {"Daemon", c.Daemon != nil}, {"Prober", c.Prober != nil},
-		{"NewPuller", c.NewPuller != nil}, {"NewRestarter", c.NewRestarter != nil}, {"Slots", c.Slots != nil}, {"WatchHosts", c.WatchHosts != nil}, {"Log", c.Log != nil},
+		{"NewPuller", c.NewPuller != nil}, {"NewRestarter", c.NewRestarter != nil}, {"Slots", c.Slots != nil},
+		{"WatchHosts", c.WatchHosts != nil}, {"Log", c.Log != nil},
 	} {
 		if !f.set {
 			errs = append(errs, fmt.Errorf("agent: %s is required", f.name))

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"reflect"
 	"time"
@@ -229,69 +228,6 @@ func (r *restarts) recover(ctx context.Context) error {
 	return err
 }
 
-// conclude takes note of how an attempt ended, and says when the next one may be made.
-func (r *restarts) conclude(o restart.Outcome, err error) {
-	now := time.Now()
-	if !r.stuck || o.Kind != restart.Failed {
-		r.stats.add(o)
-	}
-	r.need.checked(o.Checks)
-	r.refused, r.stuck = false, false
-	switch {
-	case errors.Is(err, errNotNow):
-		r.due = now // the next step says why
-	case errors.Is(err, restart.ErrBusy):
-		r.putOff("somebody else restarts containerd just now")
-	case err != nil:
-		r.open, r.openAt = true, now.Add(recoverInterval)
-		r.due = now.Add(r.retry.NextBackOff())
-		r.need.say(report.RestartNeeded, fmt.Sprintf("hotplate cannot restart it here: %v. %s", err,
-			r.need.facts().byHand), r.due)
-	case o.Kind == restart.Deferred:
-		r.putOff("the restart is put off, and tried again by itself: " + o.Reason)
-	case o.Kind == restart.Abandoned:
-		r.putOff("the restart was begun and not done: " + o.Reason)
-	case o.Kind == restart.Refused && !rolledBack(o):
-		r.giveUp(report.RestartRefused, "hotplate does not restart it, because that would not be safe: "+o.Reason)
-	case o.Kind == restart.Refused:
-		r.giveUp(report.RolledBack, "hotplate does not restart it: "+o.Reason)
-	case o.Kind == restart.RolledBack:
-		r.giveUp(report.RolledBack, "hotplate tried it and put the old configuration back: "+o.Reason)
-	case o.Kind == restart.Failed:
-		r.stuck, r.open, r.openAt = true, true, now.Add(recoverInterval)
-		r.need.say(report.RestartFailed, o.Reason, r.openAt)
-	case o.Kind == restart.NotNeeded:
-		r.due = now.Add(deferMin)
-		r.need.ended() // the agent's own probe came to something else
-	default: // Restarted: the next probe tells
-		r.due = now.Add(deferMin)
-		r.retry.Reset()
-	}
-}
-
-// putOff has it tried again after a while.
-func (r *restarts) putOff(message string) {
-	r.due = time.Now().Add(r.retry.NextBackOff())
-	r.need.say(report.RestartDeferred, message, r.due)
-}
-
-// giveUp has it tried again when something has changed; whether that is so is looked at now and then.
-func (r *restarts) giveUp(reason, message string) {
-	r.refused, r.due = true, time.Now().Add(refusedInterval)
-	r.need.say(reason, message+"; it is looked at again every 10 minutes, and when the config or containerd's process "+
-		"changes", r.due)
-}
-
-// rolledBack reports whether a restart is refused because the same one was taken back before.
-func rolledBack(o restart.Outcome) bool {
-	for _, c := range o.Checks {
-		if c.Verdict == restart.Refuse && c.Name != "history" {
-			return false
-		}
-	}
-	return len(o.Checks) > 0
-}
-
 // errNotNow means that a restart is not to be done any more when it could begin.
 var errNotNow = errors.New("the config or the window does not let it begin any more, or it is not needed any more")
 
@@ -350,46 +286,6 @@ func (r *restarts) readRecords() {
 		r.log.Warn("how earlier restarts ended is not known", "err", err)
 	}
 	r.need.recorded(all)
-}
-
-// assess says what a restart would do now. It waits until none is under way, as long as ctx lets it. It may be called by any
-// goroutine.
-func (r *restarts) assess(ctx context.Context) (report.Assessment, error) {
-	settings := r.need.facts().settings
-	if settings == nil {
-		return report.Assessment{}, errors.New("the agent has no config in force yet; see hotplate status")
-	}
-	if !r.enter(ctx) {
-		return report.Assessment{}, fmt.Errorf("a restart of containerd is under way; see hotplate status: %w", ctx.Err())
-	}
-	defer r.leave()
-	t, err := r.restarter(ctx, *settings)
-	if err != nil {
-		return report.Assessment{}, err
-	}
-	a, err := t.Assess(ctx)
-	if err != nil {
-		return report.Assessment{}, err
-	}
-	return Assessment(a), nil
-}
-
-// Assessment is a for whoever asks, without secrets.
-func Assessment(a restart.Assessment) report.Assessment {
-	is := report.Assessment{Verdict: string(a.Verdict()), Live: a.Live, Checks: Checks(a.Checks)}
-	if !a.Edit.IsZero() {
-		is.Diff = a.Edit.Diff()
-	}
-	return is
-}
-
-// Checks are all for whoever asks.
-func Checks(all []restart.Check) []report.Check {
-	var out []report.Check
-	for _, c := range all {
-		out = append(out, report.Check{Name: c.Name, Verdict: string(c.Verdict), Detail: c.Detail})
-	}
-	return out
 }
 
 // defaults are the settings before there is a config.

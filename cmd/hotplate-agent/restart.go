@@ -65,14 +65,17 @@ func (k *keepers) close() error {
 }
 
 // newRestarter makes the Restarter for the settings of a config.
-func (o *options) newRestarter(p *parts, log *slog.Logger) func(context.Context, agent.RestarterConfig) (agent.Restarter, error) {
+func (o *options) newRestarter(
+	p *parts, log *slog.Logger,
+) func(context.Context, agent.RestarterConfig) (agent.Restarter, error) {
 	return func(ctx context.Context, c agent.RestarterConfig) (agent.Restarter, error) {
 		keeper, noTimer, err := p.keepers.connect(ctx, c.Settings.WithoutRescue)
 		if err != nil {
 			return nil, err
 		}
 		return restart.New(restart.Config{
-			Log: log, Systemd: keeper, NoTimer: noTimer, WithoutRescue: c.Settings.WithoutRescue, Daemon: p.daemon, Probe: c.Probe, Slot: c.Slot, Address: o.address,
+			Log: log, Systemd: keeper, NoTimer: noTimer, WithoutRescue: c.Settings.WithoutRescue, Daemon: p.daemon,
+			Probe: c.Probe, Slot: c.Slot, Address: o.address,
 			StateDir: o.stateDir, HostsDir: o.hostsDir, Dependants: c.Settings.Dependants, Convert: c.Settings.ConvertMirrors,
 			Soak: time.Duration(c.Settings.Soak),
 		})
