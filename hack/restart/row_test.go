@@ -7,9 +7,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/hotplate-dev/hotplate/hack/rig"
 	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
@@ -172,14 +175,17 @@ func (s *site) well() string {
 	return fmt.Sprintf("%d of %d kept; none of %d numbers missed; gap %s", kept, len(s.pods), numbers, longest.Round(10*time.Millisecond))
 }
 
-// criWorks tells whether containerd serves CRI.
+// criWorks tells whether CRI says that its runtime is ready, which is what the kubelet asks.
 func (s *site) criWorks() bool {
 	cri, err := s.node.CRI(s.Context())
 	if err != nil {
 		return false
 	}
-	cri.Close()
-	return true
+	defer cri.Close()
+	status, err := cri.Runtime.Status(s.Context(), &runtimeapi.StatusRequest{})
+	return err == nil && slices.ContainsFunc(status.GetStatus().GetConditions(), func(c *runtimeapi.RuntimeCondition) bool {
+		return c.GetType() == runtimeapi.RuntimeReady && c.GetStatus()
+	})
 }
 
 // eventually waits for a condition.

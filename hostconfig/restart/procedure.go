@@ -105,6 +105,9 @@ func (r *Restarter) verdict(a Assessment) (o Outcome, over bool) {
 
 // transact changes the file and restarts the daemon.
 func (r *Restarter) transact(ctx context.Context, a Assessment) (Outcome, error) {
+	for _, c := range a.Checks {
+		r.log.Info("looked before a restart", "check", c.Name, "verdict", string(c.Verdict), "detail", c.Detail)
+	}
 	j := newJournal(a.target.unit.Name, a.Edit, a.target.info)
 	j.Dependants, j.Before, j.Invocation = a.down, a.before, a.target.unit.InvocationID
 	var err error
