@@ -235,8 +235,10 @@ func TestOldMarkMeansNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Hour)
-		n.runTo("Arm")
-		n.reboot() // it was not touched
+		a = n.newAgent()
+		a.name, a.before = configWrite, a.kill
+		a.run()
+		n.reboot()
 		if res := n.run(); res.err != nil || res.Kind != Abandoned {
 			t.Errorf("%v", res)
 		}

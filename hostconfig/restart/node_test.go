@@ -73,7 +73,7 @@ type node struct {
 // newNode makes a node on which containerd has run for a while. It is for a bubble of synctest.
 func newNode(t *testing.T, change ...func(*node)) *node {
 	n := &node{T: t, root: t.TempDir(), sys: systemdtest.New(), log: &logBuffer{}, soak: testSoak, old: oldConfig}
-	n.ctrd = &containerd{node: n, faults: map[bool]fault{}}
+	n.ctrd = &containerd{node: n, faults: map[bool]fault{}, criTakes: criTakes}
 	n.ctrd.tasks = []daemon.Task{{Namespace: "k8s.io", ID: "one", PID: 1001}, {Namespace: "k8s.io", ID: "two", PID: 1002}}
 	for _, dir := range []string{"/etc/containerd", "/etc/systemd/system", stateDir, filepath.Dir(bootFiles), "/usr/bin"} {
 		if err := os.MkdirAll(n.at(dir), 0o755); err != nil {
@@ -206,7 +206,9 @@ type containerd struct {
 	starts int
 	tasks  []daemon.Task
 	idle   []string
-	blobs  []daemon.Ingest
+	// criTakes is how long after its start CRI works.
+	criTakes time.Duration
+	blobs    []daemon.Ingest
 }
 
 var _ Daemon = (*containerd)(nil)
@@ -298,7 +300,7 @@ func (c *containerd) CheckCRI(context.Context) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	takes := startTakes + criTakes
+	takes := c.node.unit.StartTakes + c.criTakes
 	switch c.does() {
 	case criDown:
 		return errors.New("plugin io.containerd.grpc.v1.cri did not load: invalid plugin config")
