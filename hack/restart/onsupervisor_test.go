@@ -60,14 +60,19 @@ func newPlace(t *testing.T, cfg rig.SupervisorConfig) *place {
 func (s *place) start(args ...string) hotplate {
 	s.Helper()
 	address := s.supervisor.Address()
+	mounts := []rig.SandboxMount{
+		{Target: "/tmp"}, {Source: s.dir}, {Source: filepath.Dir(address)}, {Source: s.bin, ReadOnly: true},
+	}
+	for _, dir := range []string{"/lib", "/lib64", "/usr/lib"} { // containerd 1.6 is linked with libraries
+		if _, err := os.Stat(dir); err == nil {
+			mounts = append(mounts, rig.SandboxMount{Source: dir, ReadOnly: true})
+		}
+	}
 	p, err := s.supervisor.RunSandboxed(s.Context(), rig.SandboxConfig{
 		Program: program,
 		Argv: append([]string{"/hotplate", "restart", "--output", "json", "--log-level", "info", "--soak", "2s", "--address", address,
 			"--hosts-dir", filepath.Join(s.dir, "certs.d"), "--state-dir", filepath.Join(s.dir, "hotplate")}, args...),
-		Mounts: []rig.SandboxMount{
-			{Target: "/tmp"}, {Source: s.dir}, {Source: filepath.Dir(address)}, {Source: s.bin, ReadOnly: true},
-		},
-		HostPID: !s.ownPID, Caps: s.caps,
+		Mounts: mounts, HostPID: !s.ownPID, Caps: s.caps,
 	})
 	if err != nil {
 		s.Fatal(err)

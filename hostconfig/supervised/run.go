@@ -122,6 +122,8 @@ func run(ctx context.Context, argv []string, timeout time.Duration) (systemd.Res
 		return r, nil
 	case errors.As(err, &exit):
 		return r, fmt.Errorf("it was killed: %w", err)
+	case errors.Is(err, fs.ErrNotExist): // the program itself was seen
+		return r, fmt.Errorf("%w: what it is linked with is not here: %w", ErrCannotCheck, err)
 	}
 	return r, fmt.Errorf("%w: %w", ErrCannotCheck, err) // it was not started
 }
