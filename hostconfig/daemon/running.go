@@ -86,6 +86,12 @@ func (c *Client) Running(ctx context.Context) (Running, error) {
 	return r, c.records(ctx, &r, known)
 }
 
+// late tells whether err is the end of taskTimeout, and not of ctx. The daemon knows the deadline too, and may be the first
+// to say it.
+func late(ctx context.Context, err error) bool {
+	return status.Code(err) == codes.DeadlineExceeded && ctx.Err() == nil
+}
+
 // tasks lists those of one namespace that have not ended, and which of them have no container record.
 func (c *Client) tasks(ctx context.Context) (tasks, orphans []Task, err error) {
 	ns, err := namespaces.NamespaceRequired(ctx)
@@ -96,7 +102,7 @@ func (c *Client) tasks(ctx context.Context) (tasks, orphans []Task, err error) {
 	defer cancel()
 	list, err := c.ctrd.TaskService().List(bounded, &tasksapi.ListTasksRequest{})
 	if err != nil {
-		if bounded.Err() != nil && ctx.Err() == nil {
+		if late(ctx, err) {
 			return nil, nil, fmt.Errorf("%w: %s", ErrShimHangs, c.hanging(ctx))
 		}
 		return nil, nil, fmt.Errorf("ask containerd for its tasks: %w", err)
@@ -126,10 +132,9 @@ func (c *Client) strays(ctx context.Context, tasks []Task) (strays []Task, err e
 	for _, t := range tasks {
 		bounded, cancel := context.WithTimeout(ctx, taskTimeout)
 		pids, err := c.ctrd.TaskService().ListPids(bounded, &tasksapi.ListPidsRequest{ContainerID: t.ID})
-		late := bounded.Err() != nil && ctx.Err() == nil
 		cancel()
 		switch {
-		case late:
+		case late(ctx, err):
 			return nil, fmt.Errorf("%w: that of container %s", ErrShimHangs, t.ID)
 		case status.Code(err) == codes.NotFound: // it has ended meanwhile
 		case err != nil:
@@ -154,7 +159,7 @@ func (c *Client) hanging(ctx context.Context) string {
 		}
 		bounded, cancel := context.WithTimeout(ctx, taskTimeout)
 		_, err := c.ctrd.TaskService().Get(bounded, &tasksapi.GetRequest{ContainerID: one.ID})
-		if err != nil && bounded.Err() != nil {
+		if late(ctx, err) {
 			found = append(found, one.ID)
 		}
 		cancel()
