@@ -46,9 +46,8 @@ func TestPull(t *testing.T) {
 	}
 	s.deferred("an image is being pulled", "images are being pulled", func() {
 		w.Close()
-		if err := c.ContentStore().Abort(ctx, "layer-sha256:test"); err != nil {
-			t.Fatal(err)
-		}
+		// While containerd closes the stream, it cannot remove what belongs to it.
+		s.eventually("the blob to be given up", func() bool { return c.ContentStore().Abort(ctx, "layer-sha256:test") == nil })
 	})
 }
 
