@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/hotplate-dev/hotplate/hack/rig"
 	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
@@ -92,15 +94,22 @@ func (s *place) check(fault string, o restart.Outcome, want restart.Kind, reason
 	if o.Kind != want || !strings.Contains(o.Reason, reason) {
 		s.Errorf("it ended as %s: %s; want %s with %q", o.Kind, o.Reason, want, reason)
 	}
-	s.eventually("CRI to work", func() bool {
-		cri, err := s.supervisor.CRI(s.Context())
-		if err == nil {
-			cri.Close()
-		}
-		return err == nil
-	})
+	s.eventually("CRI to work", s.criWorks)
 	rows.add(row{group: noSystemd, fault: fault, line: s.line, happened: string(o.Kind) + ": " + short(strings.ReplaceAll(o.Reason, s.dir, "DIR")), pods: s.kept(),
 		downtime: o.Downtime})
+}
+
+// criWorks tells whether containerd serves CRI.
+func (s *place) criWorks() bool {
+	cri, err := s.supervisor.CRI(s.Context())
+	if err != nil {
+		return false
+	}
+	defer cri.Close()
+	status, err := cri.Runtime.Status(s.Context(), &runtimeapi.StatusRequest{})
+	return err == nil && slices.ContainsFunc(status.GetStatus().GetConditions(), func(c *runtimeapi.RuntimeCondition) bool {
+		return c.GetType() == runtimeapi.RuntimeReady && c.GetStatus()
+	})
 }
 
 // kept checks that every pod is what it was, and says it for the table.
