@@ -8,7 +8,7 @@ FUZZTIME ?= 10s
 E2E = $(shell grep -rl --include='*_test.go' '^//go:build e2e' . | xargs -n1 dirname | sort -u | grep -v '^./hack/restart$$')
 
 # The rows of hack/restart that make test runs, one of each group and those that would be worst.
-RESTART_QUICK = ConfigPathUnset/(2.4_version_3|1.7)|LegacyMirrors|BrokenFile/broken|KillMode=mixed|UnitEdited|FrozenShim|TestPull|AfterSwap/(it_does_not|it_hangs|CRI)|KilledAndBack/(good|bad)_after:Restart|TwoAtOnce|Reboot|SupervisedFine/2.4|TestAgent/(restarts|is_killed)
+RESTART_QUICK = ConfigPathUnset/(2.4_version_3|1.7)|LegacyMirrors|BrokenFile/broken|UnitNotFit/KillMode|UnitEdited|FrozenShim|TestPull|AfterSwap/(it_does_not|it_hangs|CRI)|KilledAndBack/(good|bad)_after:Restart|TwoAtOnce|Reboot|SupervisedFine/2.4|TestAgent/(restarts|is_killed)
 
 .NOTPARALLEL:
 
