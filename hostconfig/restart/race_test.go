@@ -183,6 +183,41 @@ func TestStartLimit(t *testing.T) {
 	})
 }
 
+// TestStartLimitIsReached has an agent come back when systemd has just given up.
+func TestStartLimitIsReached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, with(doesNotStart), func(n *node) { n.unit.RestartDelay = 100 * time.Millisecond })
+		n.runTo("Restart ")
+		time.Sleep(2 * time.Second)
+		if u := n.state(); u.ActiveState != "failed" {
+			t.Fatalf("containerd is %s/%s", u.ActiveState, u.SubState)
+		}
+		if res := n.run(); res.err != nil || res.Kind != RolledBack || n.healthy() != "" {
+			t.Errorf("%v; %s", res, n.healthy())
+		}
+	})
+}
+
+// TestSomebodyElseHealsIt has the restart with the old configuration time out, while somebody else is faster.
+func TestSomebodyElseHealsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, with(doesNotStart))
+		a := n.newAgent()
+		a.at = 0
+		a.always = func(name string) error {
+			if strings.HasPrefix(name, "Restart ") && n.read(usualConfig) == oldConfig {
+				n.restart()
+				time.Sleep(restartTimeout)
+				return context.DeadlineExceeded
+			}
+			return nil
+		}
+		if res := a.run(); res.err != nil || res.Kind != RolledBack || n.healthy() != "" {
+			t.Errorf("%v; %s", res, n.healthy())
+		}
+	})
+}
+
 // TestBusySystemd has systemd show for a while how the start before has ended.
 func TestBusySystemd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
