@@ -14,6 +14,9 @@ import (
 // dumpTimeout bounds one `containerd config dump`, which takes 13 to 80 ms.
 const dumpTimeout = 10 * time.Second
 
+// maxWord bounds what is repeated of containerd's words, in bytes.
+const maxWord = 1000
+
 // checkCandidate lets the unit's own binary read the configuration as it is and as it would be. Only the registry's keys
 // may differ. Programs run on the node, where the binary and its libraries are.
 func (r *Restarter) checkCandidate(ctx context.Context, t target, s *survey) error {
@@ -100,6 +103,9 @@ func lastWord(text []byte) string {
 		if strings.HasPrefix(line, "containerd: ") {
 			break // there may be lines of the file behind it
 		}
+	}
+	if len(word) > maxWord {
+		word = strings.ToValidUTF8(word[:maxWord], "") + " …"
 	}
 	return word
 }

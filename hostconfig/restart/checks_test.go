@@ -163,6 +163,7 @@ func TestLastWord(t *testing.T) {
 		"time=\"2026-11-25\" level=warning msg=\"Configuration migrated from version 2\"\n" +
 			"containerd: toml: cannot decode TOML string into []string\n": "containerd: toml: cannot decode TOML string into []string",
 		"containerd: toml: bad\n\n5 | password = '" + secret + "'\n": "containerd: toml: bad",
+		"containerd: " + strings.Repeat("ä", maxWord):                "containerd: " + strings.Repeat("ä", (maxWord-12)/2) + " …",
 		"error while loading shared libraries: libseccomp.so.2\n":    "error while loading shared libraries: libseccomp.so.2",
 	} {
 		if got := lastWord([]byte(text)); got != want {

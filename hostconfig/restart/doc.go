@@ -34,12 +34,15 @@
 // configuration in its place, or the new one, or somebody else's; has the rescue acted; has the daemon been restarted?
 //
 //	old, rescue waits                  nothing was begun: it is called off
-//	old, rescue has acted              rolled back by the node; not tried again
+//	old, rescue has acted              rolled back by the node; not tried again, if the new one may have been in its place
 //	new, daemon not restarted          the old one is put back, no restart is needed
 //	new, daemon restarted              verified to its end, or rolled back
 //	new, after a reboot                the same; the boot unit had nothing to do, or could not
 //	old, after a reboot                rolled back by the boot unit
 //	somebody else's                    theirs stays if the daemon works, else it is kept aside and the old one put back
+//
+// Which containers the restart has ended is then not known any more, as others come and go meanwhile; it is not asked. The
+// rescue puts the old configuration in the place of somebody else's too, of which it keeps a copy.
 //
 // After a reboot in the middle the boot unit restores the old configuration before containerd starts, if the new one is still
 // as it was written.
