@@ -94,6 +94,9 @@ func (r *Restarter) undo(ctx context.Context, j *journal, kind Kind, reason stri
 		return Outcome{}, fmt.Errorf("put containerd's old configuration back: %w; the node's timer tries it too, if there is one", err)
 	}
 	late, err := r.callOff(ctx, j)
+	if err == nil && late {
+		err = r.awaitCRI(ctx, j.Unit) // it has restarted the daemon once more
+	}
 	if err != nil {
 		return Outcome{}, err
 	}

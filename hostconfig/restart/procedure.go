@@ -14,6 +14,8 @@ import (
 
 // How long each step may take. The rescue waits for longer than all of them together.
 const (
+	// lookTimeout is for the last look before anything is changed.
+	lookTimeout = 15 * time.Second
 	// restartTimeout is until systemd has a result. A daemon that is slow to start because it has much to load is given
 	// up then, and loses nothing.
 	restartTimeout = 20 * time.Second
@@ -41,7 +43,7 @@ const (
 
 // after is when the rescue acts.
 func (r *Restarter) after() time.Duration {
-	return restartTimeout + criTimeout + verifyTimeout + dependantTimeout + r.cfg.Soak + slack
+	return lookTimeout + restartTimeout + criTimeout + verifyTimeout + dependantTimeout + r.cfg.Soak + slack
 }
 
 // Run does what package doc describes, from the end of an earlier transaction on. An error means that it is not known
@@ -324,6 +326,8 @@ func (r *Restarter) swap(ctx context.Context, j *journal, data []byte) error {
 // unchanged sees that what was found before is still so. systemd has read all units anew since, whose files somebody may have
 // edited: of a drop-in in a new directory it does not say before that it has to be read (systemd 252).
 func (r *Restarter) unchanged(ctx context.Context, j *journal) error {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
 	u, err := r.cfg.Systemd.Unit(ctx, j.Unit)
 	if err != nil {
 		return err
