@@ -77,7 +77,7 @@ func TestSandboxSeesWhatIsMountedAlone(t *testing.T) {
 	n := rigtest.Node(t, rig.NodeConfig{Line: "2.4"})
 	onNode(t, n, "touch", "/var/lib/containerd/secret")
 	got, status := output(t, n, rig.SandboxConfig{
-		Argv: shell(`ls -m / /run /var/lib; touch /x; touch /state/x && echo wrote; touch /etc/containerd/x; echo "$NAME"`),
+		Argv: shell(`exec 2>&1; ls -m / /run /var/lib; touch /x; touch /state/x && echo wrote; touch /etc/containerd/x; echo "$NAME"`),
 		Env:  []string{"NAME=value"},
 		Mounts: nodeSystem(rig.SandboxMount{Source: "/run/dbus"}, rig.SandboxMount{Source: "/var/lib/mine", Target: "/state"},
 			rig.SandboxMount{Source: "/etc/containerd", ReadOnly: true}),
@@ -92,7 +92,7 @@ touch: cannot touch '/x': Read-only file system
 wrote
 touch: cannot touch '/etc/containerd/x': Read-only file system
 value`
-	// Standard output is not written before the program ends, so the order differs.
+	// What goes to standard output is written when a program ends, so the order differs.
 	sorted := func(s string) []string { return slices.Sorted(strings.Lines(s + "\n")) }
 	if status != 0 || !slices.Equal(sorted(got), sorted(want)) {
 		t.Errorf("status %d, it sees\n%s\nwant\n%s", status, got, want)

@@ -114,18 +114,19 @@ func (s *session) fillAndCommit(ctx context.Context, layer prefetch.LayerSnapsho
 		return s.store.snapshots().Commit(ctx, layer.Chain.String(), key, snapshots.WithLabels(with))
 	}
 	if err = commit(); err != nil && isAway(err) && s.store.back(ctx) == nil {
-		if err = commit(); errdefs.IsNotFound(err) { // else the lease has kept what is filled
-			return s.committedOrLost(ctx, layer, err)
-		}
+		err = commit() // the lease has kept what is filled
 	}
-	if err != nil {
+	switch {
+	case errdefs.IsNotFound(err):
+		return s.committedOrLost(ctx, layer, err)
+	case err != nil:
 		return fmt.Errorf("commit snapshot %s: %w", layer.Chain, err)
 	}
 	return nil
 }
 
-// committedOrLost is for a snapshot that the daemon does not know any more after it was away: it had carried out the commit
-// that it could not answer, or has lost the snapshot.
+// committedOrLost is for a snapshot that the daemon does not know any more, because it was away meanwhile: it had carried out
+// a commit that it could not answer, or has lost the snapshot.
 func (s *session) committedOrLost(ctx context.Context, layer prefetch.LayerSnapshot, cause error) error {
 	err := s.checkSnapshot(ctx, layer)
 	if errdefs.IsNotFound(err) {
