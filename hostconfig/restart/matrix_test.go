@@ -184,7 +184,11 @@ func (tr *trial) end(kinds []Kind) {
 	tr.Helper()
 	tr.heals("at the end")
 	last := kinds[len(kinds)-1]
-	rolledBack := slices.Contains(kinds, RolledBack)
+	records, err := tr.newAgent().r.Records()
+	if err != nil {
+		tr.errorf("records: %v", err)
+	}
+	rolledBack := slices.ContainsFunc(records, func(o Outcome) bool { return o.Kind == RolledBack })
 	switch works := tr.fault == good || tr.fault == slow; {
 	case tr.foreign:
 	case works && last != NotNeeded && (last != Refused || !rolledBack):
@@ -209,7 +213,13 @@ func (tr *trial) end(kinds []Kind) {
 // everyOperation calls one trial for each operation of a run, until there is no such operation. It says how many there were.
 func everyOperation(t *testing.T, one func(t *testing.T, at int) (hit string)) {
 	t.Helper()
-	for at := 0; ; at++ {
+	operations(t, 0, 1, one)
+}
+
+// operations is everyOperation from one operation on, in steps.
+func operations(t *testing.T, from, step int, one func(t *testing.T, at int) (hit string)) {
+	t.Helper()
+	for at := from; ; at += step {
 		hit := ""
 		synctest.Test(t, func(t *testing.T) { hit = one(t, at) })
 		if t.Failed() {

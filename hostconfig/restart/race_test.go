@@ -67,7 +67,7 @@ func TestTheirsMayBeAboutToStart(t *testing.T) {
 		a := n.newAgent()
 		began := false
 		a.at = 0
-		a.always = func(name string) error {
+		a.always = func(string) error {
 			if !began && strings.Contains(n.read(journalPath), string(rollingBack)) {
 				began = true
 				n.write(usualConfig, foreignConfig)
