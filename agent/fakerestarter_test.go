@@ -152,7 +152,7 @@ func (r *fakeRestarter) Run(ctx context.Context) (restart.Outcome, error) {
 		if err != nil {
 			return restart.Outcome{}, err
 		}
-		if o, over := outcome(a); over {
+		if o, over := a.Outcome(); over {
 			return o, nil
 		}
 		if slot == nil {

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/hotplate-dev/hotplate/agent/config"
@@ -42,7 +41,7 @@ func (r *restarts) try(ctx context.Context, settings config.Restart) (restart.Ou
 		if err != nil {
 			return restart.Outcome{}, err
 		}
-		o, over := outcome(a)
+		o, over := a.Outcome()
 		inTheWay = o.Kind == restart.Deferred && !idle && time.Since(r.interrupted) >= interruptInterval
 		if over && !inTheWay {
 			return o, nil
@@ -53,30 +52,6 @@ func (r *restarts) try(ctx context.Context, settings config.Restart) (restart.Ou
 		return r.interrupt(ctx, t)
 	}
 	return t.Run(ctx)
-}
-
-// outcome is how a restart would end that is assessed as a is, and whether it would end before anything is done.
-func outcome(a restart.Assessment) (o restart.Outcome, over bool) {
-	o = restart.Outcome{Time: time.Now(), Checks: a.Checks, File: a.Edit.Path}
-	v := a.Verdict()
-	switch {
-	case a.Live:
-		o.Kind, v = restart.NotNeeded, restart.Pass
-	case v == restart.Refuse:
-		o.Kind = restart.Refused
-	case v == restart.Defer:
-		o.Kind = restart.Deferred
-	default:
-		return o, false
-	}
-	var all []string
-	for _, c := range a.Checks {
-		if c.Verdict == v {
-			all = append(all, c.Name+": "+c.Detail)
-		}
-	}
-	o.Reason = strings.Join(all, "; ")
-	return o, true
 }
 
 // interrupt lets pulls of hotplate's own end, or ends them, and restarts the daemon when the node has come to rest.

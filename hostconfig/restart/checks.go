@@ -74,6 +74,23 @@ type Assessment struct {
 // Verdict is the worst of all checks.
 func (a Assessment) Verdict() Verdict { return (&survey{a.Checks}).worst() }
 
+// Outcome is how a restart ends that is assessed so, if that does not let it go on: over is true then.
+func (a Assessment) Outcome() (o Outcome, over bool) {
+	s := &survey{a.Checks}
+	o = Outcome{Time: time.Now(), Unit: a.target.unit.Name, File: a.Edit.Path, Checks: a.Checks}
+	switch worst := s.worst(); {
+	case a.Live:
+		o.Kind, o.Reason = NotNeeded, s.reasons(Pass)
+	case worst == Refuse:
+		o.Kind, o.Reason = Refused, s.reasons(Refuse)
+	case worst == Defer:
+		o.Kind, o.Reason = Deferred, s.reasons(Defer)
+	default:
+		return o, false
+	}
+	return o, true
+}
+
 // Assess looks at everything that a restart depends on. It changes nothing, but for a file in StateDir and a program that
 // runs for a moment on the node. An error means that it could not be found out.
 // It is ErrBusy while somebody restarts.

@@ -61,7 +61,7 @@ func (r *Restarter) Run(ctx context.Context) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	if o, over := r.verdict(a); over {
+	if o, over := a.Outcome(); over {
 		return o, nil
 	}
 	if r.cfg.Slot != nil {
@@ -74,7 +74,7 @@ func (r *Restarter) Run(ctx context.Context) (Outcome, error) {
 		if a, err = r.assess(ctx); err != nil {
 			return Outcome{}, err
 		}
-		if o, over := r.verdict(a); over {
+		if o, over := a.Outcome(); over {
 			return o, nil
 		}
 	}
@@ -86,23 +86,6 @@ func deref(o *Outcome) Outcome {
 		return Outcome{}
 	}
 	return *o
-}
-
-// verdict is the outcome of an assessment that does not let the restart go on.
-func (r *Restarter) verdict(a Assessment) (o Outcome, over bool) {
-	s := &survey{a.Checks}
-	o = Outcome{Time: time.Now(), Unit: a.target.unit.Name, File: a.Edit.Path, Checks: a.Checks}
-	switch worst := s.worst(); {
-	case a.Live:
-		o.Kind, o.Reason = NotNeeded, s.reasons(Pass)
-	case worst == Refuse:
-		o.Kind, o.Reason = Refused, s.reasons(Refuse)
-	case worst == Defer:
-		o.Kind, o.Reason = Deferred, s.reasons(Defer)
-	default:
-		return o, false
-	}
-	return o, true
 }
 
 // transact changes the file and restarts the daemon.

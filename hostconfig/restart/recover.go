@@ -1,6 +1,7 @@
 package restart
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -50,7 +51,7 @@ func (r *Restarter) resume(ctx context.Context, j *journal) (Outcome, error) {
 	case is == isNew && j.Phase != rollingBack:
 		return r.goOn(ctx, j)
 	case is == isNew, j.Phase == rollingBack:
-		return r.undo(ctx, j, orElse(j.Kind, RolledBack), j.Reason)
+		return r.undo(ctx, j, cmp.Or(j.Kind, RolledBack), j.Reason)
 	case is == isOther:
 		return r.undo(ctx, j, Abandoned, errReplaced.Error())
 	case rescued && j.Touched && j.Phase != verified:
@@ -62,13 +63,6 @@ func (r *Restarter) resume(ctx context.Context, j *journal) (Outcome, error) {
 		return r.undo(ctx, j, RolledBack, "somebody put the old configuration back")
 	}
 	return r.undo(ctx, j, Abandoned, "the agent died before it changed anything")
-}
-
-func orElse(k, other Kind) Kind {
-	if k == "" {
-		return other
-	}
-	return k
 }
 
 // wasRescued tells whether the node has put the old configuration back by itself, by the rescue or after a reboot.
@@ -117,5 +111,5 @@ func (r *Restarter) mended(ctx context.Context, j *journal) (Outcome, error) {
 	if err := r.startDependants(ctx, j); err != nil {
 		r.log.Warn("containerd works again, and what went down with it does not", "err", err)
 	}
-	return r.end(ctx, j, Outcome{Kind: orElse(j.Kind, RolledBack), Reason: j.Reason + "; containerd works again"})
+	return r.end(ctx, j, Outcome{Kind: cmp.Or(j.Kind, RolledBack), Reason: j.Reason + "; containerd works again"})
 }
