@@ -22,7 +22,7 @@ func (s *site) accident(point string) hotplate {
 	if err != nil {
 		s.Fatal(err)
 	}
-	return hotplate{p, s}
+	return hotplate{p, s.T}
 }
 
 // killAt runs hotplate restart until it kills itself.

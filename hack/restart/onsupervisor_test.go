@@ -7,14 +7,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/hotplate-dev/hotplate/hack/rig"
 	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
@@ -23,13 +21,11 @@ import (
 
 // place is a supervised containerd with pods that count, and what hotplate needs there.
 type place struct {
-	*testing.T
+	counting
 	supervisor *rig.Supervisor
 	line       string
 	dir        string // of everything; that of containerd's configuration
 	bin        string // the directory of containerd's program
-	pods       []*rig.Counter
-	pids       []int
 
 	ownPID bool     // hotplate has a PID namespace of its own
 	caps   []string // hotplate's capabilities
@@ -38,7 +34,8 @@ type place struct {
 func newPlace(t *testing.T, cfg rig.SupervisorConfig) *place {
 	t.Helper()
 	cfg.PIDNamespace = true
-	s := &place{T: t, supervisor: rigtest.Supervisor(t, cfg), line: cfg.Line}
+	supervisor := rigtest.Supervisor(t, cfg)
+	s := &place{supervisor: supervisor, line: cfg.Line}
 	s.dir = filepath.Dir(s.supervisor.ConfigPath())
 	command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", s.supervisor.PID()))
 	if err != nil {
@@ -46,14 +43,7 @@ func newPlace(t *testing.T, cfg rig.SupervisorConfig) *place {
 	}
 	program, _, _ := strings.Cut(string(command), "\x00")
 	s.bin = filepath.Dir(program)
-	for i := range counters {
-		pod := rigtest.Counter(t, s.supervisor, fmt.Sprintf("count-%d", i))
-		status, err := pod.Status(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.pods, s.pids = append(s.pods, pod), append(s.pids, status.PID)
-	}
+	s.counting = startCounting(t, supervisor)
 	s.age()
 	return s
 }
@@ -79,7 +69,7 @@ func (s *place) start(args ...string) hotplate {
 	if err != nil {
 		s.Fatal(err)
 	}
-	return hotplate{p, &site{T: s.T}}
+	return hotplate{p, s.T}
 }
 
 func (s *place) restart(args ...string) restart.Outcome {
@@ -97,51 +87,6 @@ func (s *place) check(fault string, o restart.Outcome, want restart.Kind, reason
 	s.eventually("CRI to work", s.criWorks)
 	rows.add(row{group: noSystemd, fault: fault, line: s.line, happened: string(o.Kind) + ": " + short(strings.ReplaceAll(o.Reason, s.dir, "DIR")), pods: s.kept(),
 		downtime: o.Downtime})
-}
-
-// criWorks tells whether containerd serves CRI.
-func (s *place) criWorks() bool {
-	cri, err := s.supervisor.CRI(s.Context())
-	if err != nil {
-		return false
-	}
-	defer cri.Close()
-	status, err := cri.Runtime.Status(s.Context(), &runtimeapi.StatusRequest{})
-	return err == nil && slices.ContainsFunc(status.GetStatus().GetConditions(), func(c *runtimeapi.RuntimeCondition) bool {
-		return c.GetType() == runtimeapi.RuntimeReady && c.GetStatus()
-	})
-}
-
-// kept checks that every pod is what it was, and says it for the table.
-func (s *place) kept() string {
-	s.Helper()
-	kept, numbers, longest := 0, 0, time.Duration(0)
-	for i, pod := range s.pods {
-		status, err := pod.Status(s.Context())
-		if err != nil || status.PID != s.pids[i] || !status.Running {
-			s.Errorf("pod %d had pid %d and is %+v, %v", i, s.pids[i], status, err)
-			continue
-		}
-		if err := pod.Check(s.Context()); err != nil {
-			s.Errorf("pod %d: %v", i, err)
-			continue
-		}
-		lines, err := pod.Lines()
-		if err != nil {
-			s.Fatal(err)
-		}
-		gap, err := pod.LargestGap()
-		if err != nil {
-			s.Fatal(err)
-		}
-		kept, numbers, longest = kept+1, numbers+len(lines), max(longest, gap)
-	}
-	return fmt.Sprintf("%d of %d kept; none of %d numbers missed; gap %s", kept, len(s.pods), numbers, longest.Round(10*time.Millisecond))
-}
-
-func (s *place) eventually(what string, ok func() bool) {
-	s.Helper()
-	(&site{T: s.T}).eventually(what, ok)
 }
 
 // age waits until containerd has run for so long that it may be restarted.

@@ -3,44 +3,28 @@
 package restart_test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
-
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/hotplate-dev/hotplate/hack/rig"
 	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
 	"github.com/hotplate-dev/hotplate/hostconfig/restart"
 )
 
-// counters is how many pods count on each node.
-const counters = 2
-
 // site is a node with pods that count, and what hotplate needs on it.
 type site struct {
-	*testing.T
+	counting
 	node *rig.Node
-	pods []*rig.Counter
-	pids []int
 }
 
 func newSite(t *testing.T, cfg rig.NodeConfig) *site {
 	t.Helper()
-	s := &site{T: t, node: rigtest.Node(t, cfg)}
-	for i := range counters {
-		pod := rigtest.Counter(t, s.node, fmt.Sprintf("count-%d", i))
-		status, err := pod.Status(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.pods, s.pids = append(s.pods, pod), append(s.pids, status.PID)
-	}
+	node := rigtest.Node(t, cfg)
+	s := &site{counting: startCounting(t, node), node: node}
 	s.age()
 	return s
 }
@@ -78,7 +62,7 @@ const rescueDelay = 4 * time.Minute
 // hotplate is one run of hotplate restart in a sandbox.
 type hotplate struct {
 	*rig.Sandboxed
-	site *site
+	t *testing.T
 }
 
 // start starts hotplate restart.
@@ -92,18 +76,18 @@ func (s *site) start(args ...string) hotplate {
 	if err != nil {
 		s.Fatal(err)
 	}
-	return hotplate{p, s}
+	return hotplate{p, s.T}
 }
 
 // end waits for its end and returns what it said.
 func (h hotplate) end() (o restart.Outcome, code int) {
-	h.site.Helper()
-	code, err := h.Wait(h.site.Context())
+	h.t.Helper()
+	code, err := h.Wait(h.t.Context())
 	if err != nil {
-		h.site.Fatal(err)
+		h.t.Fatal(err)
 	}
 	text := h.Output()
-	h.site.Logf("hotplate restart (%d):\n%s", code, text)
+	h.t.Logf("hotplate restart (%d):\n%s", code, text)
 	if i := strings.Index(text, "\n{"); i >= 0 {
 		text = text[i+1:]
 	}
@@ -151,58 +135,5 @@ func (s *site) well() string {
 	if len(s.pods) == 0 {
 		return "ended by the reboot"
 	}
-	kept, numbers, longest := 0, 0, time.Duration(0)
-	for i, pod := range s.pods {
-		status, err := pod.Status(s.Context())
-		if err != nil || status.PID != s.pids[i] || !status.Running {
-			s.Errorf("pod %d had pid %d and is %+v, %v", i, s.pids[i], status, err)
-			continue
-		}
-		if err := pod.Check(s.Context()); err != nil {
-			s.Errorf("pod %d: %v", i, err)
-			continue
-		}
-		lines, err := pod.Lines()
-		if err != nil {
-			s.Fatal(err)
-		}
-		gap, err := pod.LargestGap()
-		if err != nil {
-			s.Fatal(err)
-		}
-		kept, numbers, longest = kept+1, numbers+len(lines), max(longest, gap)
-	}
-	return fmt.Sprintf("%d of %d kept; none of %d numbers missed; gap %s", kept, len(s.pods), numbers, longest.Round(10*time.Millisecond))
-}
-
-// criWorks tells whether CRI says that its runtime is ready, which is what the kubelet asks.
-func (s *site) criWorks() bool {
-	cri, err := s.node.CRI(s.Context())
-	if err != nil {
-		return false
-	}
-	defer cri.Close()
-	status, err := cri.Runtime.Status(s.Context(), &runtimeapi.StatusRequest{})
-	return err == nil && slices.ContainsFunc(status.GetStatus().GetConditions(), func(c *runtimeapi.RuntimeCondition) bool {
-		return c.GetType() == runtimeapi.RuntimeReady && c.GetStatus()
-	})
-}
-
-// eventually waits for a condition.
-func (s *site) eventually(what string, ok func() bool) {
-	s.Helper()
-	s.eventuallyIn(time.Minute, what, ok)
-}
-
-func (s *site) eventuallyIn(limit time.Duration, what string, ok func() bool) {
-	s.Helper()
-	ctx, cancel := context.WithTimeout(s.Context(), limit)
-	defer cancel()
-	for !ok() {
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-ctx.Done():
-			s.Fatalf("waited in vain for %s", what)
-		}
-	}
+	return s.kept()
 }
