@@ -147,11 +147,6 @@ func (c *Counter) ShimPID(ctx context.Context) (int, error) {
 	return strconv.Atoi(strings.TrimSpace(out))
 }
 
-// IgnoreTerm makes it ignore SIGTERM from now on, so that stopping it takes as long as it is given.
-func (c *Counter) IgnoreTerm() error {
-	return os.WriteFile(filepath.Join(c.out, "stubborn"), nil, 0o644)
-}
-
 // Line is one number and when it was counted, by the clock that starts with the machine, to a hundredth of a second.
 type Line struct {
 	N  int

@@ -125,9 +125,9 @@ func (c *Client) tasks(ctx context.Context) (tasks, orphans []Task, err error) {
 	return tasks, orphans, nil
 }
 
-// strays are those of tasks whose shims see no process in their cgroup. containerd takes such a shim for one
-// that never had a task, and ends it when it starts (core/runtime/v2/shim_load.go, shouldCleanupShim, 2.4.2; the same from 1.7.0 on). It happens
-// where systemd has moved processes out of cgroups that are not its own, as a daemon-reexec does on cgroup v1.
+// strays are those of tasks whose shims see no process in their cgroup. containerd takes such a shim for one that never had a
+// task, and ends it when it starts (core/runtime/v2/shim_load.go, shouldCleanupShim, 2.4.2; the same from 1.7.0 on). It
+// happens where systemd has moved processes out of cgroups that are not its own, as a daemon-reexec does on cgroup v1.
 func (c *Client) strays(ctx context.Context, tasks []Task) (strays []Task, err error) {
 	for _, t := range tasks {
 		bounded, cancel := context.WithTimeout(ctx, taskTimeout)

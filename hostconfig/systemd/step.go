@@ -52,11 +52,6 @@ func RemoveFile(file string) []Step {
 	}
 }
 
-// MoveFile renames a file, if it is there.
-func MoveFile(from, to string) []Step {
-	return []Step{{Argv: []string{mv, "-f", from, to}, IgnoreFailure: true}}
-}
-
 // RestartUnit restarts a unit whatever state it is in, and then starts those that went down with it. The restart does
 // not wait: a start that hangs must not keep the other steps from being taken.
 func RestartUnit(unit string, dependants ...string) []Step {
