@@ -83,8 +83,8 @@ bench: build ## Compare with containerd, registry to Ready (BENCH=quick: three m
 	$(GO) run ./hack/bench
 
 .PHONY: crash
-crash: ## The long crash loops of the hosts directory's writer
-	HOTPLATE_FULL=1 $(GO) test -count=1 -timeout 60m ./hostconfig/apply
+crash: ## The long crash loops of the hosts directory's writer and of the restart
+	HOTPLATE_FULL=1 $(GO) test -count=1 -timeout 60m ./hostconfig/apply ./hostconfig/restart
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME

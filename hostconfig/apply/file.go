@@ -6,9 +6,12 @@ import (
 	"path/filepath"
 )
 
+// TempFile is the path of what WriteFile renames to path.
+func TempFile(path string) string { return path + ".tmp" }
+
 // WriteFile replaces the file at path in one rename: a reader, also after a crash, sees the old content or the new, and
 // the new survives a power loss when WriteFile returns. The directory of path must exist. Two writers of one path must
-// not run at once. A crash can leave path with ".tmp" appended, which the next WriteFile replaces.
+// not run at once. A crash can leave TempFile(path), which the next WriteFile replaces.
 func WriteFile(path string, data []byte, mode fs.FileMode) (err error) {
 	dir, name := filepath.Dir(path), filepath.Base(path)
 	d, err := openDisk(dir)
@@ -16,7 +19,7 @@ func WriteFile(path string, data []byte, mode fs.FileMode) (err error) {
 		return fault("write", path, err)
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	temp := name + ".tmp"
+	temp := TempFile(name)
 	if err = d.Remove(temp); err == nil || absent(err) {
 		err = d.Create(temp, data, mode)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -36,8 +37,12 @@ type Config struct {
 	node   *node
 	rules  hostconfig.ConfigRules
 	faults []fault // found while reading
+	takes  []importEntry
 	result outcome
 }
+
+// importEntry is a path or pattern in the imports of a file.
+type importEntry struct{ pattern, file string }
 
 // String names the root file and how many files there are. Nothing prints their bytes by accident: they may hold
 // passwords.
@@ -266,6 +271,7 @@ func (c *Config) importsOf(f File, depth int) ([]pending, error) {
 		default:
 			p = path.Join(path.Dir(f.Path), p)
 		}
+		c.takes = append(c.takes, importEntry{p, f.Path})
 		names := []string{p}
 		if isGlob {
 			var err error
@@ -285,6 +291,31 @@ func (c *Config) importsOf(f File, depth int) ([]pending, error) {
 		}
 	}
 	return out, nil
+}
+
+// Takes tells which file would import a file with this path, if it were there, and by which path or pattern; both are empty
+// if none would. The path is free of symlinks, or of those that lead to no file of the configuration.
+func (c *Config) Takes(file string) (importer, pattern string) {
+	names := []string{file}
+	for _, f := range c.Files { // as the importer calls the directory
+		if path.Dir(f.Real) == path.Dir(file) {
+			names = append(names, path.Join(path.Dir(f.Path), path.Base(file)))
+		}
+	}
+	for _, e := range c.takes {
+		if slices.ContainsFunc(names, e.takes) {
+			return e.file, e.pattern
+		}
+	}
+	return "", ""
+}
+
+func (e importEntry) takes(name string) bool {
+	if !strings.Contains(e.pattern, "*") {
+		return e.pattern == name
+	}
+	ok, err := path.Match(e.pattern, name)
+	return ok && err == nil // a malformed one is among the faults
 }
 
 // lineOf returns the line of a key in the file, from 1; 0 if it is not there.

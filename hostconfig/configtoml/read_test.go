@@ -225,3 +225,28 @@ func link(t *testing.T, target, name string) {
 		t.Fatal(err)
 	}
 }
+
+// TestTakes asks for files that are not there.
+func TestTakes(t *testing.T) {
+	root := node(map[string]string{
+		"config.toml":   "imports = [\"a.toml\", \"conf.d/*.toml\", \"all.d/*\", \"/etc/containerd/linked.d/*\"]",
+		"a.toml":        "imports = [\"later.toml\"]",
+		"all.d/x.toml":  "",
+		"later.toml":    "",
+		"real.d/x.toml": "",
+	})
+	root["etc/containerd/linked.d"] = &fstest.MapFile{Data: []byte("real.d"), Mode: fs.ModeSymlink | 0o777}
+	c := read(t, root, "2.4.2")
+	for file, want := range map[string]string{
+		"/etc/containerd/config.toml.tmp":   "",
+		"/etc/containerd/conf.d/x.toml.tmp": "",
+		"/etc/containerd/conf.d/y.toml":     "/etc/containerd/config.toml",
+		"/etc/containerd/all.d/x.toml.tmp":  "/etc/containerd/config.toml",
+		"/etc/containerd/real.d/x.toml.tmp": "/etc/containerd/config.toml",
+		"/etc/containerd/later.toml":        "/etc/containerd/a.toml",
+	} {
+		if importer, pattern := c.Takes(file); importer != want || (importer == "") != (pattern == "") {
+			t.Errorf("%s is taken by %q of %q, want %q", file, pattern, importer, want)
+		}
+	}
+}

@@ -162,6 +162,7 @@ func (r *Restarter) look(ctx context.Context, a *Assessment, s *survey) error {
 	}
 	r.checkDisk(a.target, s)
 	r.checkFile(a.target, s)
+	checkImports(a.target, s)
 	if err := r.checkOthers(ctx, s); err != nil {
 		return err
 	}

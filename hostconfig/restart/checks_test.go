@@ -212,6 +212,9 @@ func TestWhatIsNotDone(t *testing.T) {
 		"a pull of a wrong clock": {func(n *node) {
 			n.ctrd.blobs = []daemon.Ingest{{Ref: "layer-1", UpdatedAt: time.Now().Add(1000 * time.Hour)}}
 		}, Restarted, ""},
+		"a pattern takes what stands beside it": {func(n *node) {
+			n.write(usualConfig, "imports = [\"/etc/containerd/*\"]\n"+oldConfig)
+		}, Refused, "/etc/containerd/*, which would take"},
 		"the configuration does not load": {func(n *node) { n.write(usualConfig, oldConfig+"# "+isBroken+"\n") }, Refused, "mend it first"},
 		"it names the directory already": {func(n *node) {
 			n.write(usualConfig, "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\n  config_path = '"+hostsDir+"'\n")

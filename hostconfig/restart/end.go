@@ -89,7 +89,7 @@ func (r *Restarter) undo(ctx context.Context, j *journal, kind Kind, reason stri
 	}
 	switch {
 	case errors.As(err, new(sickError)) && ctx.Err() == nil:
-		return r.giveUp(j, err)
+		return r.giveUp(ctx, j, err)
 	case err != nil:
 		return Outcome{}, fmt.Errorf("put containerd's old configuration back: %w; the node's timer tries it too, if there is one", err)
 	}
@@ -122,10 +122,16 @@ func (r *Restarter) restore(ctx context.Context, j *journal, rescued bool) (down
 	return r.heal(ctx, j, rescued)
 }
 
-// giveUp says that nothing helps. The rescue stays armed: it is one more try, and there is nothing left to lose.
-func (r *Restarter) giveUp(j *journal, cause error) (Outcome, error) {
+// giveUp says that nothing helps. The rescue is called off: it has nothing else to put back, and would put it in the place of
+// what a person writes now.
+func (r *Restarter) giveUp(ctx context.Context, j *journal, cause error) (Outcome, error) {
+	armed := ""
+	if _, err := r.callOff(ctx, j); err != nil {
+		armed = fmt.Sprintf(" Edit %s after %s only: until then %s.timer, which could not be called off (%v), may put the old "+
+			"one in its place.", j.File, time.Now().Add(r.after()).Format(time.TimeOnly), j.rescue(), err)
+	}
 	o := Outcome{Kind: Failed, Reason: fmt.Sprintf("%s; and with its old configuration containerd does not work either: %v. "+
-		"%s", j.Reason, cause, r.advice(j))}
+		"%s%s", j.Reason, cause, r.advice(j), armed)}
 	return r.record(j, o), r.save(j, stuck)
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hotplate-dev/hotplate/hostconfig/apply"
 	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
 )
 
@@ -73,6 +74,18 @@ func (r *Restarter) checkFile(t target, s *survey) {
 	bad(st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, "is a mount of its own and cannot be replaced: mount its directory")
 	if names := attributes(file); len(names) > 0 {
 		s.add("file", Refuse, fmt.Sprintf("%s has extended attributes that would be lost: %s", node, few(names)))
+	}
+}
+
+// checkImports sees that containerd does not take for a part of its configuration what stands beside the file for a moment, or
+// for longer after a crash.
+func checkImports(t target, s *survey) {
+	for _, temp := range []string{apply.TempFile(t.edit.Path), systemd.RestoreTemp(t.edit.Path)} {
+		if importer, pattern := t.config.Takes(temp); importer != "" {
+			s.add("imports", Refuse, fmt.Sprintf("%s imports %s, which would take %s too, which stands there while %s is written: "+
+				"import *.toml only", importer, pattern, temp, t.edit.Path))
+			return
+		}
 	}
 }
 

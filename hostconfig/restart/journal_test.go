@@ -3,6 +3,7 @@ package restart
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -329,17 +330,20 @@ func TestBothBad(t *testing.T) {
 		if res.err != nil || res.Kind != Failed || !strings.Contains(res.Reason, "journalctl -u containerd.service") {
 			t.Fatal(res)
 		}
+		const byHand = oldConfig + "# mended by hand\n"
+		n.write(usualConfig, byHand)
 		for range 3 {
 			time.Sleep(time.Hour)
 			starts := n.ctrd.count()
 			if res := n.run(); res.Kind != Failed || !strings.Contains(res.Reason, "journalctl -u containerd.service") {
 				t.Error(res)
 			}
-			if n.ctrd.count() != starts {
+			if n.ctrd.count() != starts || n.read(usualConfig) != byHand {
 				t.Error("it was touched again")
 			}
 		}
 		n.ctrd.set(false, good)
+		n.write(usualConfig, oldConfig)
 		n.restart()
 		time.Sleep(time.Minute)
 		if res := n.run(); res.err != nil || res.Kind != RolledBack || !strings.Contains(res.Reason, "works again") {
@@ -355,6 +359,21 @@ func TestBothBad(t *testing.T) {
 		records, err := a.r.Records()
 		if err != nil || len(records) != 2 || records[1].Kind != Failed {
 			t.Errorf("records: %v, %v", records, err)
+		}
+	})
+}
+
+// TestBothBadAndStillArmed shows that who is about to mend it is told of a rescue that will come.
+func TestBothBadAndStillArmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, with(doesNotStart))
+		n.ctrd.set(false, doesNotStart)
+		a := n.newAgent()
+		a.name = "Disarm"
+		a.before = func() error { return errors.New("the bus is away") }
+		res := a.run()
+		if res.err != nil || res.Kind != Failed || !strings.Contains(res.Reason, "Edit "+usualConfig+" after ") {
+			t.Error(res)
 		}
 	})
 }

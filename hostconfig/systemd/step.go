@@ -23,10 +23,13 @@ const (
 	sha256sum = "/usr/bin/sha256sum" // it is not one of those that were ever in /bin
 )
 
+// RestoreTemp is the path of what RestoreFile renames to file.
+func RestoreTemp(file string) string { return file + ".hotplate-restore" }
+
 // RestoreFile makes the content, mode, owner and times of file those of backup, with one rename. Both are paths on the
 // node. A crash leaves file as it was or as it should be, and perhaps the copy beside it, which the next run replaces.
 func RestoreFile(backup, file string) []Step {
-	temp := file + ".hotplate-restore"
+	temp := RestoreTemp(file)
 	return []Step{
 		{Argv: []string{cp, "-p", backup, temp}},
 		{Argv: []string{syncFile, temp}, IgnoreFailure: true}, // an old or small sync may not take a path
