@@ -46,10 +46,27 @@ func (s *session) in(ctx context.Context) context.Context {
 	return leases.WithLease(s.store.in(ctx), s.lease.ID)
 }
 
-// Has implements prefetch.Session.
+// Has implements prefetch.Session. The blob is looked for again when it is leased: a collection between the two calls may
+// have taken it, and containerd leases what is not there as well (core/metadata/leases.go, AddResource, 2.4.2).
 func (s *session) Has(ctx context.Context, desc ocispec.Descriptor) (_ bool, err error) {
 	defer away(&err)
 	ctx = s.in(ctx)
+	if has, err := s.look(ctx, desc); err != nil || !has {
+		return false, err
+	}
+	if damaged, err := s.store.damaged(ctx, desc); err != nil || damaged {
+		return false, err
+	}
+	err = s.store.client.LeasesService().AddResource(ctx, s.lease,
+		leases.Resource{Type: "content", ID: desc.Digest.String()})
+	if err != nil {
+		return false, fmt.Errorf("lease %s: %w", desc.Digest, err)
+	}
+	return s.look(ctx, desc)
+}
+
+// look tells whether the blob is there, with the size that it should have.
+func (s *session) look(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
 	info, err := s.store.content().Info(ctx, desc.Digest)
 	if errdefs.IsNotFound(err) {
 		return false, nil
@@ -60,17 +77,6 @@ func (s *session) Has(ctx context.Context, desc ocispec.Descriptor) (_ bool, err
 	if desc.Size != 0 && info.Size != desc.Size {
 		return false, fmt.Errorf("containerd has %s with %d bytes, the manifest says %d: delete it with \"ctr content rm\"",
 			desc.Digest, info.Size, desc.Size)
-	}
-	if damaged, err := s.store.damaged(ctx, desc); err != nil || damaged {
-		return false, err
-	}
-	err = s.store.client.LeasesService().AddResource(ctx, s.lease,
-		leases.Resource{Type: "content", ID: desc.Digest.String()})
-	if errdefs.IsNotFound(err) {
-		return false, nil // collected between the two calls
-	}
-	if err != nil {
-		return false, fmt.Errorf("lease %s: %w", desc.Digest, err)
 	}
 	return true, nil
 }

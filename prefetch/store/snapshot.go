@@ -45,6 +45,18 @@ func (s *Store) activeKey(name string) string {
 func (s *session) HasSnapshot(ctx context.Context, chain digest.Digest) (_ bool, err error) {
 	defer away(&err)
 	ctx = s.in(ctx)
+	if has, err := s.lookForSnapshot(ctx, chain); err != nil || !has {
+		return false, err
+	}
+	err = s.store.client.LeasesService().AddResource(ctx, s.lease,
+		leases.Resource{Type: "snapshots/" + s.store.cfg.Snapshotter, ID: chain.String()})
+	if err != nil {
+		return false, fmt.Errorf("lease snapshot %s: %w", chain, err)
+	}
+	return s.lookForSnapshot(ctx, chain) // as in Has
+}
+
+func (s *session) lookForSnapshot(ctx context.Context, chain digest.Digest) (bool, error) {
 	info, err := s.store.snapshots().Stat(ctx, chain.String())
 	if errdefs.IsNotFound(err) {
 		return false, nil
@@ -54,14 +66,6 @@ func (s *session) HasSnapshot(ctx context.Context, chain digest.Digest) (_ bool,
 	}
 	if info.Kind != snapshots.KindCommitted {
 		return false, fmt.Errorf("snapshot %s is %s, not committed", chain, info.Kind)
-	}
-	err = s.store.client.LeasesService().AddResource(ctx, s.lease,
-		leases.Resource{Type: "snapshots/" + s.store.cfg.Snapshotter, ID: chain.String()})
-	if errdefs.IsNotFound(err) {
-		return false, nil // collected between the two calls
-	}
-	if err != nil {
-		return false, fmt.Errorf("lease snapshot %s: %w", chain, err)
 	}
 	return true, nil
 }
