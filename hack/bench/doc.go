@@ -54,6 +54,6 @@
 // # What is left behind
 //
 // BENCH_DIR keeps the registry's storage: 12 GB for the images of a full run, 1 GB for quick ones. Images of another
-// version of the generator are removed. Interrupted, everything that was started is ended. Killed, the kernel ends
-// daemons and registry; the next run removes their files.
+// version of the generator are removed. Interrupted, everything that was started is ended, and what was measured is in
+// interrupted.* of the results. Killed, the kernel ends daemons and registry; the next run removes their files.
 package main

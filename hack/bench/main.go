@@ -41,8 +41,9 @@ func run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
 	err = b.measure(ctx)
+	name := "latest"
 	if ctx.Err() != nil {
-		return errors.New("interrupted; the results of before stay")
+		name, err = "interrupted", errors.New("interrupted; the results of the last whole run stay")
 	}
 	if len(b.report.Runs) == 0 {
 		return err
@@ -50,11 +51,11 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		b.report.Notes = append(b.report.Notes, "It ended early: "+err.Error())
 	}
-	return errors.Join(err, write(b.report, resultsDir))
+	return errors.Join(err, write(b.report, resultsDir, name))
 }
 
-// write keeps the report and prints its ratios.
-func write(r *report.Report, dir string) error {
+// write keeps the report in files of this name and prints its ratios.
+func write(r *report.Report, dir, name string) error {
 	r.Summarise()
 	data, err := r.Encode()
 	if err != nil {
@@ -63,13 +64,13 @@ func write(r *report.Report, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("keep the results: %w", err)
 	}
-	for name, data := range map[string][]byte{
-		"latest.json": data, "latest.md": []byte(report.Markdown(r)), "latest.svg": []byte(report.SVG(r)),
+	for suffix, data := range map[string][]byte{
+		".json": data, ".md": []byte(report.Markdown(r, name+".svg")), ".svg": []byte(report.SVG(r)),
 	} {
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name+suffix), data, 0o644); err != nil {
 			return fmt.Errorf("keep the results: %w", err)
 		}
 	}
-	fmt.Printf("\nResults are in %s.\n\n%s", dir, report.Ratios(r))
+	fmt.Printf("\nResults are in %s.\n\n%s", filepath.Join(dir, name+".md"), report.Ratios(r))
 	return nil
 }

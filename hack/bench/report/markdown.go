@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Markdown renders the report for people.
-func Markdown(r *Report) string {
+// Markdown renders the report for people. picture is the file beside it that SVG is in.
+func Markdown(r *Report, picture string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Benchmark: registry to Ready\n\n")
 	m := r.Machine
@@ -21,7 +21,7 @@ func Markdown(r *Report) string {
 	if len(r.Notes) > 0 {
 		b.WriteString("\n")
 	}
-	b.WriteString("![seconds to Ready](latest.svg)\n\n")
+	fmt.Fprintf(&b, "![seconds to Ready](%s)\n\n", picture)
 	b.WriteString("## Targets\n\n")
 	b.WriteString("| what | is | at most | |\n|---|---:|---:|---|\n")
 	for _, v := range r.Summary.Verdicts {

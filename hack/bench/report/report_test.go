@@ -96,7 +96,7 @@ func golden(t *testing.T, name, got string) {
 
 func TestRendering(t *testing.T) {
 	r := example()
-	golden(t, "report.md", report.Markdown(r))
+	golden(t, "report.md", report.Markdown(r, "latest.svg"))
 	golden(t, "report.svg", report.SVG(r))
 	golden(t, "ratios.txt", report.Ratios(r))
 	r.Mode = "quick"
@@ -173,7 +173,7 @@ func TestEmptyReportRenders(t *testing.T) {
 	if _, err := r.Encode(); err != nil {
 		t.Error(err)
 	}
-	if !strings.Contains(report.Markdown(r), "not measured") || !strings.HasPrefix(report.SVG(r), "<svg") {
+	if !strings.Contains(report.Markdown(r, "latest.svg"), "not measured") || !strings.HasPrefix(report.SVG(r), "<svg") {
 		t.Error("a report without runs does not say that nothing was measured")
 	}
 }
