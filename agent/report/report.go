@@ -18,6 +18,8 @@ type NodeReport struct {
 	// Unwanted are images that left the config, are to be deleted and have to stay for now.
 	Unwanted   []Unwanted `json:"unwanted,omitempty"`
 	AgentProxy Proxy      `json:"agentProxy,omitzero"`
+	// Throttled are registry hosts that have asked this node to wait.
+	Throttled []Throttle `json:"throttled,omitempty"`
 	Restart    Restart    `json:"restart,omitzero"`
 }
 

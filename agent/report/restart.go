@@ -11,6 +11,8 @@ type Restart struct {
 	Policy string `json:"policy,omitempty"`
 	// Next is when something is done next; zero where nothing is to be done, or that depends on somebody else.
 	Next time.Time `json:"next,omitzero"`
+	// Slot says whether the node waits for the coordinator's leave to restart, or uses it.
+	Slot Slot `json:"slot,omitempty"`
 	// Checks are what was looked at last, while a restart is needed.
 	Checks []Check `json:"checks,omitempty"`
 	// Records are how the last restarts that changed anything ended, the newest first. Few are told; all are in the state
