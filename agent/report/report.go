@@ -20,7 +20,7 @@ type NodeReport struct {
 	AgentProxy Proxy      `json:"agentProxy,omitzero"`
 	// Throttled are registry hosts that have asked this node to wait.
 	Throttled []Throttle `json:"throttled,omitempty"`
-	Restart    Restart    `json:"restart,omitzero"`
+	Restart   Restart    `json:"restart,omitzero"`
 }
 
 // ConfigStatus says which config is in force.
