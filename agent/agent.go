@@ -302,7 +302,7 @@ func (a *Agent) take(s config.Snapshot) error {
 	if a.hosts.current != nil {
 		return nil
 	}
-	last, err := loadLastGood(a.lastGoodPath())
+	last, err := loadLastGood(a.lastGoodPath(), s.Objects)
 	if err == nil {
 		regs, err = Registries(last)
 	}

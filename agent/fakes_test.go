@@ -63,7 +63,7 @@ func (s *fakeSource) Next(ctx context.Context) (config.Snapshot, error) {
 
 // write puts doc into the file and returns its hash.
 func (s *fakeSource) write(doc string) string {
-	snapshot := config.Read("config.yaml", []byte(doc))
+	snapshot := config.Read("config.yaml", []byte(doc), nil)
 	s.docs <- snapshot
 	return snapshot.Hash
 }

@@ -44,10 +44,11 @@ func saveLastGood(path string, s config.Snapshot) error {
 	return nil
 }
 
-func loadLastGood(path string) (config.Snapshot, error) {
+// loadLastGood reads the document that was kept, and looks names of objects up in those that are there now.
+func loadLastGood(path string, objects config.Objects) (config.Snapshot, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return config.Snapshot{}, fmt.Errorf("read the last good config: %w", err)
 	}
-	return config.Read(path, raw), nil
+	return config.Read(path, raw, objects), nil
 }

@@ -31,7 +31,7 @@ func TestForgetLeavesOnlyWhatIsNotTheAgents(t *testing.T) {
 	if diff := cmp.Diff([]string{filepath.Join(dir, "lock")}, left); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if _, err := loadLastGood(filepath.Join(dir, lastGoodName)); err == nil {
+	if _, err := loadLastGood(filepath.Join(dir, lastGoodName), nil); err == nil {
 		t.Error("there is still a last good config")
 	}
 }

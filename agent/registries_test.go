@@ -36,7 +36,7 @@ func snapshot(t *testing.T, doc string) config.Snapshot {
 			t.Fatal(err)
 		}
 	}
-	return config.Read("config.yaml", []byte("apiVersion: "+config.APIVersion+"\n"+strings.ReplaceAll(doc, "DIR", dir)))
+	return config.Read("config.yaml", []byte("apiVersion: "+config.APIVersion+"\n"+strings.ReplaceAll(doc, "DIR", dir)), nil)
 }
 
 const everyField = `

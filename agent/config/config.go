@@ -12,8 +12,8 @@ type Config struct {
 	Registries []Registry `yaml:"registries,omitempty"`
 	// Certs are the CA bundles and key pairs that registries name. Default: none.
 	Certs Certs `yaml:"certs,omitempty"`
-	// Credentials are the logins that registries name. They are read from files and never stand in this document.
-	// Default: none.
+	// Credentials are the logins that registries name. They are read from files or Secrets and never stand in this
+	// document. Default: none.
 	Credentials []Credential `yaml:"credentials,omitempty"`
 	// Images are what the node has on its disk before a pod asks. Default: none.
 	Images []Image `yaml:"images,omitempty"`
@@ -22,6 +22,9 @@ type Config struct {
 	// Restart says whether and when containerd may be restarted, where nothing else makes it read the hosts directory.
 	// Default: as documented there.
 	Restart Restart `yaml:"restart,omitempty"`
+	// Cluster says what the coordinator of a cluster does. A node by itself takes no notice of it. Default: as documented
+	// there.
+	Cluster Cluster `yaml:"cluster,omitempty"`
 }
 
 // Registry says where containerd finds the images of one registry host.
@@ -110,7 +113,8 @@ type Certs struct {
 	KeyPairs []KeyPairSource `yaml:"keyPairs,omitempty"`
 }
 
-// BundleSource is a named CA bundle. At least one of pem, file and dir must be set; what they hold is merged.
+// BundleSource is a named CA bundle. At least one of pem, file, dir, configMap and secret must be set; what they hold is
+// merged.
 type BundleSource struct {
 	// Name is what registries call it. Required, unique among bundles.
 	Name string `yaml:"name"`
@@ -121,24 +125,39 @@ type BundleSource struct {
 	// Dir is the absolute path of a directory whose *.pem, *.crt and *.cer files are read. It is watched. Default:
 	// none.
 	Dir string `yaml:"dir,omitempty"`
+	// ConfigMap names one in the agent's own namespace. It is watched. Only in a cluster. Default: none.
+	ConfigMap *ObjectRef `yaml:"configMap,omitempty"`
+	// Secret names one in the agent's own namespace. It is watched. Only in a cluster. Default: none.
+	Secret *ObjectRef `yaml:"secret,omitempty"`
 }
 
-// KeyPairSource is a named client certificate with its key. Each comes either inline or from a file.
+// ObjectRef names certificates in a ConfigMap or Secret.
+type ObjectRef struct {
+	// Name is that of the object. Required.
+	Name string `yaml:"name"`
+	// Key is the one that is read. Default: every key that ends in .pem, .crt or .cer.
+	Key string `yaml:"key,omitempty"`
+}
+
+// KeyPairSource is a named client certificate with its key. Each comes either inline or from a file, or both from a Secret.
 type KeyPairSource struct {
 	// Name is what registries call it. Required, unique among key pairs.
 	Name string `yaml:"name"`
-	// Cert is the certificate chain in PEM, leaf first. Either cert or certFile is required.
+	// Cert is the certificate chain in PEM, leaf first. Either cert, certFile or secret is required.
 	Cert string `yaml:"cert,omitempty"`
 	// CertFile is the absolute path of a PEM file with the certificate chain. It is watched.
 	CertFile string `yaml:"certFile,omitempty"`
-	// Key is the private key in PEM. Either key or keyFile is required; whoever reads this document reads an
-	// inline key, so prefer the file.
+	// Key is the private key in PEM. Either key, keyFile or secret is required; whoever reads this document reads an
+	// inline key, so prefer the others.
 	Key Secret `yaml:"key,omitempty"`
 	// KeyFile is the absolute path of a PEM file with the private key. It is watched.
 	KeyFile string `yaml:"keyFile,omitempty"`
+	// Secret names one of type kubernetes.io/tls in the agent's own namespace: its tls.crt and tls.key are used. It is
+	// watched. Only in a cluster.
+	Secret string `yaml:"secret,omitempty"`
 }
 
-// Credential is a named login. Either dockerConfigFile, or usernameFile together with passwordFile, is required.
+// Credential is a named login. Either dockerConfigFile, or usernameFile together with passwordFile, or secret is required.
 type Credential struct {
 	// Name is what registries call it. Required, unique.
 	Name string `yaml:"name"`
@@ -152,6 +171,9 @@ type Credential struct {
 	// PasswordFile is the absolute path of a file with the password or token; a trailing newline is cut off. It is
 	// watched.
 	PasswordFile string `yaml:"passwordFile,omitempty"`
+	// Secret names one of type kubernetes.io/dockerconfigjson or kubernetes.io/basic-auth in the agent's own namespace. It
+	// is watched. Only in a cluster.
+	Secret string `yaml:"secret,omitempty"`
 }
 
 // Image is one image that the node should hold.
@@ -169,6 +191,9 @@ type Image struct {
 	Priority int `yaml:"priority,omitempty"`
 	// Pin protects the image from the kubelet's garbage collection (containerd 1.6.22, 1.7.3 and later). Default: true.
 	Pin *bool `yaml:"pin,omitempty"`
+	// NodeSelector holds labels, all of which a node must have to hold this image. The coordinator goes by it; a node
+	// without one takes the image as wanted, and warns. Default: every node.
+	NodeSelector map[string]string `yaml:"nodeSelector,omitempty"`
 }
 
 // Prefetch says what fetching images may take of the node, and how images come and go.
@@ -235,3 +260,16 @@ const (
 	Unpin  WhenUnwanted = "Unpin"
 	Delete WhenUnwanted = "Delete"
 )
+
+// Cluster says what the coordinator of a cluster does.
+type Cluster struct {
+	// MaxUnavailable is how many nodes at once may be restarting containerd, or not Ready since a restart. Default: 1; 1 to
+	// 1000.
+	MaxUnavailable int `yaml:"maxUnavailable,omitempty" jsonschema:"minimum=1,maximum=1000"`
+	// MaxConcurrentNodes is how many nodes may pull from registries at once. Default: 10; 1 to 10000.
+	MaxConcurrentNodes int `yaml:"maxConcurrentNodes,omitempty" jsonschema:"minimum=1,maximum=10000"`
+	// ResolveInterval is how often it is looked up again what a tag means. Default: 10m; at least 30s.
+	ResolveInterval Duration `yaml:"resolveInterval,omitempty"`
+	// PauseRestarts lets no node restart containerd; what has begun goes on. Default: false.
+	PauseRestarts bool `yaml:"pauseRestarts,omitempty"`
+}

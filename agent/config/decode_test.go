@@ -118,21 +118,25 @@ func TestDecodeReadsEveryField(t *testing.T) {
 			Bundles: []BundleSource{
 				{Name: "corp", File: "/etc/hotplate/corp.pem"},
 				{Name: "lab", Dir: "/etc/hotplate/lab"},
+				{Name: "cluster", ConfigMap: &ObjectRef{Name: "corp-ca"}, Secret: &ObjectRef{Name: "lab.ca-2", Key: "ca.crt"}},
 			},
-			KeyPairs: []KeyPairSource{{Name: "node", CertFile: "/etc/hotplate/tls.crt", KeyFile: "/etc/hotplate/tls.key"}},
+			KeyPairs: []KeyPairSource{{Name: "node", CertFile: "/etc/hotplate/tls.crt", KeyFile: "/etc/hotplate/tls.key"},
+				{Name: "cluster", Secret: "node-tls"}},
 		},
 		Credentials: []Credential{
 			{Name: "robot", UsernameFile: "/etc/hotplate/robot/username", PasswordFile: "/etc/hotplate/robot/password"},
 			{Name: "hub", DockerConfigFile: "/etc/hotplate/hub.json"},
+			{Name: "cluster", Secret: "robot"},
 		},
 		Images: []Image{
 			{
-				Name:     "llama",
-				Ref:      "harbor.example.com/models/llama:v1",
-				Aliases:  []string{"registry.example.com:8443/models/llama:v1"},
-				Platform: "linux/amd64",
-				Priority: -5,
-				Pin:      new(false),
+				Name:         "llama",
+				Ref:          "harbor.example.com/models/llama:v1",
+				Aliases:      []string{"registry.example.com:8443/models/llama:v1"},
+				Platform:     "linux/amd64",
+				Priority:     -5,
+				Pin:          new(false),
+				NodeSelector: map[string]string{"gpu": "", "example.com/gpu": "H100_80GB"},
 			},
 			{
 				Name: "base",
@@ -148,6 +152,8 @@ func TestDecodeReadsEveryField(t *testing.T) {
 			Soak:       Duration(2 * time.Minute),
 			Dependants: []string{"app.service", "app@1.service"}, ConvertMirrors: true, WithoutRescue: true,
 		},
+		Cluster: Cluster{MaxUnavailable: 3, MaxConcurrentNodes: 10000, ResolveInterval: Duration(30 * time.Second),
+			PauseRestarts: true},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("config differs (-want +got):\n%s", diff)
@@ -207,6 +213,7 @@ restart: {window: {start: 22:00, end: 00:00}}
 			DiskReserve: new(Percent(15)), WhenUnwanted: Unpin},
 		Restart: Restart{Policy: RestartWhenNeeded, Soak: Duration(30 * time.Second),
 			Window: &Window{TimeZone: "UTC", Start: 22 * 60, End: EndOfDay}},
+		Cluster: Cluster{MaxUnavailable: 1, MaxConcurrentNodes: 10, ResolveInterval: Duration(10 * time.Minute)},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("config differs (-want +got):\n%s", diff)

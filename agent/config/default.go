@@ -12,6 +12,10 @@ const (
 	defaultMemory      = 256 * Mi
 	defaultReserve     = Percent(15)
 	defaultSoak        = Duration(30 * time.Second) // of hostconfig/restart
+
+	defaultMaxUnavailable  = 1
+	defaultConcurrentNodes = 10
+	defaultResolveInterval = Duration(10 * time.Minute)
 )
 
 // Default sets what the document left out. Calling it twice is the same as once.
@@ -38,6 +42,13 @@ func (c *Config) Default() {
 	}
 	c.Prefetch.setDefaults()
 	c.Restart.setDefaults()
+	c.Cluster.setDefaults()
+}
+
+func (c *Cluster) setDefaults() {
+	c.MaxUnavailable = cmp.Or(c.MaxUnavailable, defaultMaxUnavailable)
+	c.MaxConcurrentNodes = cmp.Or(c.MaxConcurrentNodes, defaultConcurrentNodes)
+	c.ResolveInterval = cmp.Or(c.ResolveInterval, defaultResolveInterval)
 }
 
 func (p *Prefetch) setDefaults() {

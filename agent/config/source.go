@@ -37,27 +37,30 @@ type Snapshot struct {
 	KeyPairs map[string]certs.KeyPair
 	// Logins are what Config names under credentials, by name.
 	Logins map[string]Logins
+	// Objects are those that names in the document were looked up in; nil outside of a cluster.
+	Objects Objects
 	// Warnings say what is in force and will not work as it looks.
 	Warnings []string
 	// Err is why this snapshot must not be put in force; the last good one stays. It is Faults if the document is
 	// invalid, and something else if the document, or a file that it names, cannot be read. It holds no secret.
 	Err error
-	// Content stands for the document and the contents of every file that it names: it differs if and only if one of
-	// those does. It is keyed with a random key of this source, so that it tells nothing about a password and means
+	// Content stands for the document and the contents of every file and object that it names: it differs if and only if
+	// one of those does. It is keyed with a random key of this source, so that it tells nothing about a password and means
 	// nothing to another process.
 	Content string
 }
 
-// Read decodes a document that was read from source and loads the files that it names. The Snapshot has no Content.
-func Read(source string, raw []byte) Snapshot {
-	s := Snapshot{Source: source, Raw: raw}
+// Read decodes a document that was read from source and loads the files and objects that it names; outside of a cluster
+// objects is nil. The Snapshot has no Content.
+func Read(source string, raw []byte, objects Objects) Snapshot {
+	s := Snapshot{Source: source, Raw: raw, Objects: objects}
 	if s.Config, s.Err = Decode(source, raw); s.Err != nil {
 		return s
 	}
 	s.Hash = Hash(s.Config)
 	var certsErr, loginsErr error
-	s.Bundles, s.KeyPairs, certsErr = LoadCerts(s.Config)
-	s.Logins, s.Warnings, loginsErr = LoadCredentials(s.Config)
+	s.Bundles, s.KeyPairs, certsErr = LoadCerts(s.Config, objects)
+	s.Logins, s.Warnings, loginsErr = LoadCredentials(s.Config, objects)
 	s.Err = errors.Join(certsErr, loginsErr)
 	return s
 }
@@ -227,38 +230,38 @@ func (s *FileSource) load() Snapshot {
 	if raw, err := readFile(s.path); err != nil {
 		snapshot.Err = fmt.Errorf("read config: %w", err)
 	} else {
-		snapshot = Read(s.path, raw)
+		snapshot = Read(s.path, raw, nil)
 	}
-	snapshot.Content = s.content(snapshot)
+	snapshot.Content = snapshot.Sum(s.key)
 	return snapshot
 }
 
-// content sums up a snapshot. It takes what the files mean and not their bytes: certificates in another order are
-// the same.
-func (s *FileSource) content(snapshot Snapshot) string {
-	h := hmac.New(sha256.New, s.key)
+// Sum is the Content under a key that nobody else knows. It takes what files and objects mean and not their bytes:
+// certificates in another order are the same.
+func (s Snapshot) Sum(key []byte) string {
+	h := hmac.New(sha256.New, key)
 	write := func(part string) {
 		_ = binary.Write(h, binary.BigEndian, uint64(len(part)))
 		h.Write([]byte(part))
 	}
-	write(string(snapshot.Raw))
-	if snapshot.Err != nil {
-		write(snapshot.Err.Error())
+	write(string(s.Raw))
+	if s.Err != nil {
+		write(s.Err.Error())
 	}
-	for _, name := range slices.Sorted(maps.Keys(snapshot.Bundles)) {
+	for _, name := range slices.Sorted(maps.Keys(s.Bundles)) {
 		write("bundle " + name)
-		write(string(snapshot.Bundles[name].PEM()))
+		write(string(s.Bundles[name].PEM()))
 	}
-	for _, name := range slices.Sorted(maps.Keys(snapshot.KeyPairs)) {
+	for _, name := range slices.Sorted(maps.Keys(s.KeyPairs)) {
 		write("key pair " + name)
-		write(string(snapshot.KeyPairs[name].CertPEM()))
-		write(string(snapshot.KeyPairs[name].KeyPEM()))
+		write(string(s.KeyPairs[name].CertPEM()))
+		write(string(s.KeyPairs[name].KeyPEM()))
 	}
-	for _, name := range slices.Sorted(maps.Keys(snapshot.Logins)) {
+	for _, name := range slices.Sorted(maps.Keys(s.Logins)) {
 		write("login " + name)
-		snapshot.Logins[name].write(write)
+		s.Logins[name].write(write)
 	}
-	for _, warning := range snapshot.Warnings {
+	for _, warning := range s.Warnings {
 		write(warning)
 	}
 	return hex.EncodeToString(h.Sum(nil))

@@ -18,12 +18,13 @@ import (
 const maxSource = 1 << 20
 
 // LoadCerts reads the CA bundles and key pairs of a config, by their names. The error joins everything that is wrong;
-// what could be read is returned beside it.
-func LoadCerts(cfg *Config) (map[string]certs.Bundle, map[string]certs.KeyPair, error) {
+// what could be read is returned beside it. Outside of a cluster objects is nil.
+func LoadCerts(cfg *Config, objects Objects) (map[string]certs.Bundle, map[string]certs.KeyPair, error) {
+	objects = orNone(objects)
 	bundles, pairs := map[string]certs.Bundle{}, map[string]certs.KeyPair{}
 	var faults []error
 	for _, source := range cfg.Certs.Bundles {
-		bundle, err := loadBundle(source)
+		bundle, err := loadBundle(source, objects)
 		if err != nil {
 			faults = append(faults, fmt.Errorf("certs.bundles: bundle %q: %w", source.Name, err))
 			continue
@@ -31,7 +32,7 @@ func LoadCerts(cfg *Config) (map[string]certs.Bundle, map[string]certs.KeyPair, 
 		bundles[source.Name] = bundle
 	}
 	for _, source := range cfg.Certs.KeyPairs {
-		pair, err := loadKeyPair(source)
+		pair, err := loadKeyPair(source, objects)
 		if err != nil {
 			faults = append(faults, fmt.Errorf("certs.keyPairs: key pair %q: %w", source.Name, err))
 			continue
@@ -41,7 +42,14 @@ func LoadCerts(cfg *Config) (map[string]certs.Bundle, map[string]certs.KeyPair, 
 	return bundles, pairs, errors.Join(faults...)
 }
 
-func loadBundle(source BundleSource) (certs.Bundle, error) {
+func orNone(objects Objects) Objects {
+	if objects == nil {
+		return noObjects{}
+	}
+	return objects
+}
+
+func loadBundle(source BundleSource, objects Objects) (certs.Bundle, error) {
 	var (
 		all    []certs.Bundle
 		faults []error
@@ -56,13 +64,22 @@ func loadBundle(source BundleSource) (certs.Bundle, error) {
 	if source.Dir != "" {
 		take(certs.ReadBundleDir(source.Dir))
 	}
+	if source.ConfigMap != nil {
+		take(source.ConfigMap.bundle("ConfigMap", objects.ConfigMap))
+	}
+	if source.Secret != nil {
+		take(source.Secret.bundle("Secret", objects.Secret))
+	}
 	if err := errors.Join(faults...); err != nil {
 		return certs.Bundle{}, err
 	}
 	return certs.Merge(all...), nil
 }
 
-func loadKeyPair(source KeyPairSource) (certs.KeyPair, error) {
+func loadKeyPair(source KeyPairSource, objects Objects) (certs.KeyPair, error) {
+	if source.Secret != "" {
+		return loadSecretPair(source.Secret, objects)
+	}
 	cert, certErr := inlineOrFile(source.Cert, source.CertFile)
 	key, keyErr := inlineOrFile(string(source.Key), source.KeyFile)
 	if err := errors.Join(certErr, keyErr); err != nil {
@@ -81,11 +98,12 @@ func inlineOrFile(inline, file string) ([]byte, error) {
 // LoadCredentials reads the logins of a config, by their names, and checks that each login that is to be exposed to
 // the node can be. The error joins everything that is wrong; what could be read is returned beside it. The warnings say
 // what will not work as it looks: a mirror whose login has nothing for its host, an entry that is not used.
-func LoadCredentials(cfg *Config) (logins map[string]Logins, warnings []string, err error) {
+// Outside of a cluster objects is nil.
+func LoadCredentials(cfg *Config, objects Objects) (logins map[string]Logins, warnings []string, err error) {
 	logins = map[string]Logins{}
 	var faults []error
 	for _, source := range cfg.Credentials {
-		l, err := loadLogins(source)
+		l, err := loadLogins(source, orNone(objects))
 		if err != nil {
 			faults = append(faults, fmt.Errorf("credentials: login %q: %w", source.Name, err))
 			continue
@@ -93,7 +111,7 @@ func LoadCredentials(cfg *Config) (logins map[string]Logins, warnings []string, 
 		logins[source.Name] = l
 		for _, w := range l.Warnings() {
 			warnings = append(warnings, fmt.Sprintf("credentials: login %q: %s: %s", source.Name,
-				source.DockerConfigFile, w))
+				source.where(), w))
 		}
 	}
 	for i, r := range cfg.Registries {
@@ -143,7 +161,10 @@ func missingLogin(at, name, host string) string {
 	return fmt.Sprintf("%s: login %q has no entry for %s: requests there will be anonymous", at, name, host)
 }
 
-func loadLogins(source Credential) (Logins, error) {
+func loadLogins(source Credential, objects Objects) (Logins, error) {
+	if source.Secret != "" {
+		return loadSecretLogins(source.Secret, objects)
+	}
 	if source.DockerConfigFile != "" {
 		data, err := readFile(source.DockerConfigFile)
 		if err != nil {
@@ -168,21 +189,23 @@ func loadLogin(usernameFile, passwordFile string) (Login, error) {
 	if err := errors.Join(userErr, passwordErr); err != nil {
 		return Login{}, err
 	}
-	login := Login{
-		Username: string(bytes.TrimSpace(user)),
-		Password: Secret(strings.TrimSuffix(strings.TrimSuffix(string(password), "\n"), "\r")),
-	}
+	return newLogin(user, password, usernameFile, passwordFile)
+}
+
+// newLogin checks a login that was read from where userAt and passwordAt say.
+func newLogin(user, password []byte, userAt, passwordAt string) (Login, error) {
+	login := Login{Username: string(bytes.TrimSpace(user)), Password: Secret(trimLine(password))}
 	var faults []error
 	switch {
 	case login.Username == "":
-		faults = append(faults, fmt.Errorf("%s is empty; write the user's name", usernameFile))
+		faults = append(faults, fmt.Errorf("%s is empty; write the user's name", userAt))
 	case strings.ContainsFunc(login.Username, func(r rune) bool { return r == ':' || unicode.IsControl(r) }):
 		// RFC 7617, section 2.
 		faults = append(faults, fmt.Errorf("%s holds a colon or a line break, which no user's name can; write the name "+
-			"alone", usernameFile))
+			"alone", userAt))
 	}
 	if login.Password == "" {
-		faults = append(faults, fmt.Errorf("%s is empty; write the password", passwordFile))
+		faults = append(faults, fmt.Errorf("%s is empty; write the password", passwordAt))
 	}
 	return login, errors.Join(faults...)
 }

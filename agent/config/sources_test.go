@@ -73,7 +73,7 @@ func TestLoadCertsMergesWhatABundleNames(t *testing.T) {
 	}}
 	put(t, filepath.Join(dir, "more", "three.crt"), three+one)
 	put(t, filepath.Join(dir, "more", "README"), "not a certificate")
-	bundles, pairs, err := LoadCerts(cfg)
+	bundles, pairs, err := LoadCerts(cfg, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func TestLoadCertsReportsEverythingThatIsWrong(t *testing.T) {
 			{Name: "directory", Cert: good, KeyFile: dir},
 		},
 	}}
-	bundles, pairs, err := LoadCerts(cfg)
+	bundles, pairs, err := LoadCerts(cfg, nil)
 	if err == nil {
 		t.Fatal("no error")
 	}
@@ -131,7 +131,7 @@ func TestLoadCredentials(t *testing.T) {
 		{URL: "https://b.example.com", Credentials: "docker"},
 		{URL: "https://b.example.com", Credentials: "robot", ExposeToNode: true},
 	}}}
-	logins, warnings, err := LoadCredentials(cfg)
+	logins, warnings, err := LoadCredentials(cfg, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +167,7 @@ func TestLoadCredentialsReportsEverythingThatIsWrong(t *testing.T) {
 		{URL: "https://a.example.com", Credentials: "token", ExposeToNode: true},
 		{URL: "https://b.example.com", Credentials: "token", ExposeToNode: true},
 	}}}
-	logins, _, err := LoadCredentials(cfg)
+	logins, _, err := LoadCredentials(cfg, nil)
 	if err == nil {
 		t.Fatal("no error")
 	}

@@ -39,6 +39,8 @@ func (c *Config) validate(w *walker) Faults {
 	v.images(c.Images)
 	v.prefetch(c.Prefetch)
 	v.restart(c.Restart)
+	v.cluster(c.Cluster)
+	v.objects(c)
 	return v.faults
 }
 
@@ -118,8 +120,9 @@ func (v *validator) certs(c Certs) {
 	for i, b := range c.Bundles {
 		at := index("certs.bundles", i)
 		v.add(v.bundles, join(at, "name"), b.Name)
-		if b.PEM == "" && b.File == "" && b.Dir == "" && !v.anySpoiled(at, "pem", "file", "dir") {
-			v.fault(at, "holds no certificates; write pem, file or dir")
+		if b.PEM == "" && b.File == "" && b.Dir == "" && b.ConfigMap == nil && b.Secret == nil &&
+			!v.anySpoiled(at, "pem", "file", "dir", "configMap", "secret") {
+			v.fault(at, "holds no certificates; write pem, file, dir, configMap or secret")
 		}
 		if b.PEM != "" {
 			if _, err := certs.ParseBundle([]byte(b.PEM)); err != nil {
@@ -128,12 +131,13 @@ func (v *validator) certs(c Certs) {
 		}
 		v.absolute(join(at, "file"), b.File)
 		v.absolute(join(at, "dir"), b.Dir)
+		v.objectRef(join(at, "configMap"), b.ConfigMap)
+		v.objectRef(join(at, "secret"), b.Secret)
 	}
 	for i, k := range c.KeyPairs {
 		at := index("certs.keyPairs", i)
 		v.add(v.keyPairs, join(at, "name"), k.Name)
-		v.either(at, "cert", "certFile", k.Cert != "", k.CertFile != "")
-		v.either(at, "key", "keyFile", k.Key != "", k.KeyFile != "")
+		v.keyPair(at, k)
 		if k.Cert != "" && k.Key != "" {
 			if _, err := certs.ParseKeyPair([]byte(k.Cert), []byte(string(k.Key))); err != nil {
 				v.fault(at, "is not a key pair: %s", oneLine(err))
@@ -142,6 +146,19 @@ func (v *validator) certs(c Certs) {
 		v.absolute(join(at, "certFile"), k.CertFile)
 		v.absolute(join(at, "keyFile"), k.KeyFile)
 	}
+}
+
+// keyPair checks that a certificate and a key come from one place each.
+func (v *validator) keyPair(at string, k KeyPairSource) {
+	switch inline := k.Cert != "" || k.CertFile != "" || k.Key != "" || k.KeyFile != ""; {
+	case v.anySpoiled(at, "secret"):
+	case k.Secret == "":
+		v.either(at, "cert", "certFile", k.Cert != "", k.CertFile != "")
+		v.either(at, "key", "keyFile", k.Key != "", k.KeyFile != "")
+	case inline:
+		v.fault(at, "has secret beside a certificate or key; write the one or the others")
+	}
+	v.objectName(join(at, "secret"), k.Secret)
 }
 
 // either checks that exactly one of two fields is set.
@@ -160,15 +177,19 @@ func (v *validator) credential(at string, c Credential) {
 	v.logins[c.Name] = c
 	docker, user, password := c.DockerConfigFile != "", c.UsernameFile != "", c.PasswordFile != ""
 	switch {
-	case v.anySpoiled(at, "dockerConfigFile", "usernameFile", "passwordFile"):
+	case v.anySpoiled(at, "dockerConfigFile", "usernameFile", "passwordFile", "secret"):
+	case c.Secret != "" && (docker || user || password):
+		v.fault(at, "has secret beside files; write the one or the others")
+	case c.Secret != "":
 	case docker && (user || password):
 		v.fault(at, "has dockerConfigFile beside usernameFile or passwordFile; write the one or the others")
 	case !docker && (!user || !password):
-		v.fault(at, "holds no whole login; write dockerConfigFile, or usernameFile together with passwordFile")
+		v.fault(at, "holds no whole login; write dockerConfigFile, or usernameFile together with passwordFile, or secret")
 	}
 	v.absolute(join(at, "dockerConfigFile"), c.DockerConfigFile)
 	v.absolute(join(at, "usernameFile"), c.UsernameFile)
 	v.absolute(join(at, "passwordFile"), c.PasswordFile)
+	v.objectName(join(at, "secret"), c.Secret)
 }
 
 // anySpoiled reports whether one of an object's fields has a fault already, so that it may be set although it is empty.

@@ -26,6 +26,7 @@ func (v *validator) images(images []Image) {
 				quote(image.Name))
 		}
 		platform := v.platform(join(at, "platform"), image.Platform)
+		v.labels(join(at, "nodeSelector"), image.NodeSelector)
 		if image.Ref == "" {
 			continue
 		}

@@ -106,7 +106,7 @@ func lintFilesOf(path string, v hostconfig.Version) []hostconfig.Warning {
 // lintConfig checks hotplate's own config. Files that it names and that are not on this machine are a warning: a config
 // is often written elsewhere than where it is used.
 func lintConfig(path string, data []byte, v hostconfig.Version) ([]hostconfig.Warning, error) {
-	s := config.Read(path, data)
+	s := config.Read(path, data, nil)
 	if s.Config == nil {
 		return nil, s.Err
 	}
@@ -147,7 +147,7 @@ func onlyMissing(err error) bool {
 	if inner := errors.Unwrap(err); inner != nil {
 		return onlyMissing(inner)
 	}
-	return errors.Is(err, fs.ErrNotExist)
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, config.ErrOnlyInCluster)
 }
 
 func lintCertificates(s config.Snapshot) []hostconfig.Warning {

@@ -188,7 +188,7 @@ func (n *node) writeConfig(c *config.Config) (hash string) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	s := config.Read("config.yaml", raw)
+	s := config.Read("config.yaml", raw, nil)
 	if s.Config == nil {
 		n.t.Fatalf("the test's config is faulty: %v\n%s", s.Err, raw)
 	}
@@ -235,7 +235,7 @@ func (n *node) rendered() hostconfig.Tree {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	regs, err := agent.Registries(config.Read("config.yaml", raw))
+	regs, err := agent.Registries(config.Read("config.yaml", raw, nil))
 	if err != nil {
 		n.t.Fatal(err)
 	}
