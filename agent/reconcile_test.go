@@ -215,8 +215,7 @@ func TestProbesAreMadeWhenNeeded(t *testing.T) {
 
 func TestTheNodeIsNotReadyOnTheWordOfADeadProcess(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
-		n.restarter.set(func(r *fakeRestarter) { r.absent = errNoSystemd })
-		n.source.write(doc)
+		n.source.write(doc + "restart: {policy: Never}\n")
 		after(time.Minute)
 		n.daemon.set(func(d *fakeDaemon) { d.err = agenttest.ErrBroken })
 		after(idleInterval)
