@@ -164,7 +164,7 @@ func TestAnImageIsReportedWithItsLayersWhileItIsPrepared(t *testing.T) {
 		t.Errorf("under way (-want +got):\n%s", diff)
 	}
 	got := im.Report()[0]
-	want = report.Image{Name: "llama", Ref: ref, Digest: built.Manifest.Digest.String(), Phase: report.ImageReady,
+	want = report.Image{Name: "llama", Ref: ref, Digest: built.Manifest.Digest.String(), Target: built.Manifest.Digest.String(), Phase: report.ImageReady,
 		Pinned: true, BytesDone: built.Size(), BytesTotal: built.Size()}
 	if diff := cmp.Diff(want, got, engines); diff != "" {
 		t.Errorf("at the end (-want +got):\n%s", diff)

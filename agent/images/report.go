@@ -37,7 +37,7 @@ func (w *Worker) Unwanted() []report.Unwanted {
 
 // report is the state of one image. The caller holds the Worker's mu.
 func (e *image) report() report.Image {
-	r := report.Image{Name: e.name, Ref: e.want.Ref, Digest: e.result.Digest, Phase: e.phase, Reason: e.reason,
+	r := report.Image{Name: e.name, Ref: e.want.Ref, Digest: e.result.Digest, Target: e.result.Target(), Phase: e.phase, Reason: e.reason,
 		BytesDone: e.done, BytesTotal: e.total, Message: e.message,
 		Way: string(e.pulled.Way), WayReason: e.pulled.WayReason, Kept: e.pulled.Kept,
 		BoundBy: string(e.pulled.BoundBy), Advice: slices.Clone(e.pulled.Advice)}

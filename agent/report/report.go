@@ -170,9 +170,12 @@ const (
 
 // Image is the state of one image of the config.
 type Image struct {
-	Name   string     `json:"name"`
-	Ref    string     `json:"ref"`
+	Name string `json:"name"`
+	Ref  string `json:"ref"`
+	// Digest is the manifest that is used on this node. Target is what the image's names point at: the index that it was
+	// chosen from, or the same.
 	Digest string     `json:"digest,omitempty"`
+	Target string     `json:"target,omitempty"`
 	Phase  ImagePhase `json:"phase"`
 	// Reason is one CamelCase word for programs: why it is in this phase, where that needs one.
 	Reason string `json:"reason,omitempty"`
