@@ -60,6 +60,15 @@ func (i Intent) wanted(node string, labels map[string]string, annotation string,
 	return w
 }
 
+// keep lets a node stay with what it has, where it is not known what a tag means: a leader that is new has not looked yet.
+func (w Wanted) keep(r report.NodeReport) {
+	for i, want := range w.Images {
+		if is, found := find(r.Images, want); found && want.Digest == "" {
+			w.Images[i].Digest = is.Target
+		}
+	}
+}
+
 // of is the digest that a reference names itself, or means.
 func (r Resolved) of(ref reference.Named) string {
 	if digested, ok := ref.(reference.Digested); ok {

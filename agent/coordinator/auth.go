@@ -1,0 +1,149 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+)
+
+const (
+	// tokenTrusted is how long the answer about a good token is believed, tokenRefused that about a bad one.
+	tokenTrusted = 2 * time.Minute
+	tokenRefused = 10 * time.Second
+	// maxTokens bounds how many answers are remembered, maxReviews how many are asked for at once.
+	maxTokens  = 20_000
+	maxReviews = 16
+	// reviewTimeout bounds one review. Who asks first may go away; others wait for the same answer.
+	reviewTimeout = 10 * time.Second
+	// maxToken is longer than any token of a service account.
+	maxToken = 16 << 10
+)
+
+// ErrRefused is the class of errors of a token that is not one of an agent.
+var ErrRefused = errors.New("not an agent of this cluster")
+
+// Identity is what the API server says of a token.
+type Identity struct {
+	// Namespace and ServiceAccount are empty for whoever is no service account.
+	Namespace, ServiceAccount string
+	// Pod and Node are those that the token is bound to; Node is empty where the API server does not say it.
+	Pod, PodUID, Node string
+}
+
+// Reviewer asks the API server whose token it is. An error that is an ErrRefused says that it is nobody's for our audience.
+type Reviewer interface {
+	Review(ctx context.Context, token string) (Identity, error)
+}
+
+// Authenticator tells which node a token is from. It is safe for concurrent use.
+type Authenticator struct {
+	reviewer Reviewer
+	// namespace and account are those of agents.
+	namespace, account string
+	// nodeOf tells where a pod of the namespace runs, for tokens that do not.
+	nodeOf func(pod, uid string) (node string, ok bool)
+	slots  chan struct{} // holds a token for each review under way
+	flight singleflight.Group
+
+	mu    sync.Mutex
+	known map[[sha256.Size]byte]answer // guarded by mu; tokens themselves are not kept
+}
+
+// answer is what is known of a token.
+type answer struct {
+	node  string
+	err   error
+	until time.Time
+}
+
+// NewAuthenticator returns one for agents that run as a service account.
+func NewAuthenticator(reviewer Reviewer, namespace, account string, nodeOf func(pod, uid string) (string, bool)) *Authenticator {
+	return &Authenticator{reviewer: reviewer, namespace: namespace, account: account, nodeOf: nodeOf,
+		slots: make(chan struct{}, maxReviews), known: map[[sha256.Size]byte]answer{}}
+}
+
+// Node is the node that a token is from. An ErrRefused is final; any other error says that it could not be asked.
+func (a *Authenticator) Node(ctx context.Context, token string) (string, error) {
+	if token == "" || len(token) > maxToken {
+		return "", fmt.Errorf("%w: no token, or one that is too long", ErrRefused)
+	}
+	key := sha256.Sum256([]byte(token))
+	if is, ok := a.remembered(key); ok {
+		return is.node, is.err
+	}
+	v, err, _ := a.flight.Do(string(key[:]), func() (any, error) { return a.ask(ctx, key, token) })
+	if err != nil {
+		return "", err
+	}
+	return v.(answer).node, v.(answer).err
+}
+
+func (a *Authenticator) remembered(key [sha256.Size]byte) (answer, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	is, ok := a.known[key]
+	return is, ok && time.Now().Before(is.until)
+}
+
+func (a *Authenticator) ask(ctx context.Context, key [sha256.Size]byte, token string) (answer, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reviewTimeout)
+	defer cancel()
+	select {
+	case a.slots <- struct{}{}:
+		defer func() { <-a.slots }()
+	case <-ctx.Done():
+		return answer{}, fmt.Errorf("ask whose token it is: %w", ctx.Err())
+	}
+	id, err := a.reviewer.Review(ctx, token)
+	if err != nil && !errors.Is(err, ErrRefused) {
+		return answer{}, fmt.Errorf("ask whose token it is: %w", err)
+	}
+	is := answer{err: err, until: time.Now().Add(tokenTrusted)}
+	if err == nil {
+		is.node, is.err = a.judge(id)
+	}
+	if is.err != nil {
+		is.until = time.Now().Add(tokenRefused)
+	}
+	a.remember(key, is)
+	return is, nil
+}
+
+// judge says which node an identity stands for. A token that names a node and no pod may be made by anybody who may make tokens.
+func (a *Authenticator) judge(id Identity) (string, error) {
+	switch {
+	case id.Namespace != a.namespace || id.ServiceAccount != a.account:
+		return "", fmt.Errorf("%w: the token is not of service account %s in namespace %s", ErrRefused, a.account, a.namespace)
+	case id.Pod == "" || id.PodUID == "":
+		return "", fmt.Errorf("%w: the token is not bound to a pod", ErrRefused)
+	case id.Node != "":
+		return id.Node, nil
+	}
+	node, ok := a.nodeOf(id.Pod, id.PodUID)
+	if !ok || node == "" {
+		return "", fmt.Errorf("%w: it is not known on which node pod %s runs", ErrRefused, id.Pod)
+	}
+	return node, nil
+}
+
+func (a *Authenticator) remember(key [sha256.Size]byte, is answer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.known) >= maxTokens {
+		now := time.Now()
+		for k, old := range a.known {
+			if !now.Before(old.until) {
+				delete(a.known, k)
+			}
+		}
+	}
+	if len(a.known) >= maxTokens { // somebody makes up tokens; those of agents are asked for again
+		clear(a.known)
+	}
+	a.known[key] = is
+}

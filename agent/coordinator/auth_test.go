@@ -1,0 +1,146 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// reviewer is an API server that knows some tokens.
+type reviewer struct {
+	tokens map[string]Identity
+	away   atomic.Bool
+	asked  atomic.Int32
+	takes  time.Duration
+}
+
+func (r *reviewer) Review(ctx context.Context, token string) (Identity, error) {
+	r.asked.Add(1)
+	select {
+	case <-time.After(r.takes):
+	case <-ctx.Done():
+		return Identity{}, ctx.Err()
+	}
+	if r.away.Load() {
+		return Identity{}, errors.New("connection refused")
+	}
+	id, ok := r.tokens[token]
+	if !ok {
+		return id, fmt.Errorf("%w: unknown", ErrRefused)
+	}
+	return id, nil
+}
+
+func agentOn(node string) Identity {
+	return Identity{Namespace: "hotplate", ServiceAccount: "hotplate-agent", Pod: "agent-" + node, PodUID: "uid-" + node, Node: node}
+}
+
+func TestWhoIsBelieved(t *testing.T) {
+	change := func(f func(*Identity)) Identity {
+		id := agentOn("gpu-1")
+		f(&id)
+		return id
+	}
+	for name, c := range map[string]struct {
+		id   Identity
+		want string
+		says string
+	}{
+		"an agent":                       {agentOn("gpu-1"), "gpu-1", ""},
+		"an agent of an older cluster":   {change(func(id *Identity) { id.Node = "" }), "gpu-1", ""},
+		"a pod that is not known":        {change(func(id *Identity) { id.Node, id.PodUID = "", "other" }), "", "on which node"},
+		"another account":                {change(func(id *Identity) { id.ServiceAccount = "default" }), "", "not of service account"},
+		"the account's name elsewhere":   {change(func(id *Identity) { id.Namespace = "default" }), "", "not of service account"},
+		"a person":                       {Identity{}, "", "not of service account"},
+		"a token that names only a node": {change(func(id *Identity) { id.Pod, id.PodUID = "", "" }), "", "not bound to a pod"},
+		"a token without an object":      {change(func(id *Identity) { id.Pod, id.PodUID, id.Node = "", "", "" }), "", "not bound to a pod"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := &reviewer{tokens: map[string]Identity{"t": c.id}}
+			a := NewAuthenticator(r, "hotplate", "hotplate-agent", func(pod, uid string) (string, bool) {
+				return "gpu-1", pod == "agent-gpu-1" && uid == "uid-gpu-1"
+			})
+			node, err := a.Node(t.Context(), "t")
+			if node != c.want || (err == nil) != (c.says == "") || err != nil && (!errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), c.says)) {
+				t.Errorf("%q, %v", node, err)
+			}
+		})
+	}
+	a := NewAuthenticator(&reviewer{}, "hotplate", "hotplate-agent", nil)
+	for _, token := range []string{"", strings.Repeat("x", maxToken+1), "made-up"} {
+		if _, err := a.Node(t.Context(), token); !errors.Is(err, ErrRefused) || strings.Contains(err.Error(), "made-up") {
+			t.Error(err)
+		}
+	}
+}
+
+func TestTokensAreRememberedForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &reviewer{tokens: map[string]Identity{"t": agentOn("gpu-1")}, takes: time.Millisecond}
+		a := NewAuthenticator(r, "hotplate", "hotplate-agent", nil)
+		ask := func(token string, asked int32, ok bool) {
+			t.Helper()
+			node, err := a.Node(t.Context(), token)
+			if r.asked.Load() != asked || (err == nil) != ok || ok && node != "gpu-1" {
+				t.Errorf("%s: asked %d times, %q, %v", token, r.asked.Load(), node, err)
+			}
+		}
+		ask("t", 1, true)
+		r.away.Store(true)
+		time.Sleep(tokenTrusted - time.Second)
+		ask("t", 1, true)
+		time.Sleep(time.Second)
+		ask("t", 2, false) // that nobody answers is not remembered
+		ask("t", 3, false)
+		r.away.Store(false)
+		ask("bad", 4, false)
+		ask("bad", 4, false)
+		time.Sleep(tokenRefused)
+		ask("bad", 5, false)
+	})
+}
+
+// TestOneReviewForAll: a caller that goes away does not take the answer from the others.
+func TestOneReviewForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &reviewer{tokens: map[string]Identity{"t": agentOn("gpu-1")}, takes: time.Second}
+		a := NewAuthenticator(r, "hotplate", "hotplate-agent", nil)
+		first, cancel := context.WithCancel(t.Context())
+		var g sync.WaitGroup
+		for i := range 10 {
+			g.Go(func() {
+				ctx := t.Context()
+				if i == 0 {
+					ctx = first
+				}
+				if node, err := a.Node(ctx, "t"); node != "gpu-1" {
+					t.Error(node, err)
+				}
+			})
+		}
+		synctest.Wait()
+		cancel()
+		g.Wait()
+		if r.asked.Load() != 1 {
+			t.Errorf("asked %d times", r.asked.Load())
+		}
+	})
+}
+
+func TestWhatIsRememberedIsBounded(t *testing.T) {
+	a := NewAuthenticator(&reviewer{}, "hotplate", "hotplate-agent", nil)
+	for i := range maxTokens + 10 {
+		if _, err := a.Node(t.Context(), fmt.Sprint(i)); !errors.Is(err, ErrRefused) {
+			t.Fatal(err)
+		}
+	}
+	if n := len(a.known); n > maxTokens {
+		t.Errorf("%d answers are remembered", n)
+	}
+}

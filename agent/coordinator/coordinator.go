@@ -1,0 +1,228 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hotplate-dev/hotplate/agent/report"
+)
+
+const (
+	// workInterval and idleInterval are when a node is to report again, while it works and while it does not.
+	workInterval = 5 * time.Second
+	idleInterval = 30 * time.Second
+	// maxThrottled bounds how many registry hosts are remembered that want to be left alone.
+	maxThrottled = 100
+	// maxThrottle bounds for how long.
+	maxThrottle = time.Hour
+)
+
+// Node is what the API says of a node.
+type Node struct {
+	Name, UID string
+	Labels    map[string]string
+	// Preheat is the annotation of that name.
+	Preheat string
+	// ControlPlane tells whether the node is one; Works whether the kubelet says that it is Ready.
+	ControlPlane, Works bool
+}
+
+// Nodes are the Nodes and Pods of the cluster. All methods are safe for concurrent use, and ask nobody.
+type Nodes interface {
+	// Node is the one of this name.
+	Node(name string) (Node, bool)
+	// Down are the nodes that the kubelet does not say to be Ready.
+	Down() []string
+	// Busy says why containerd must not be restarted on a node now, for its pods; empty if it may be.
+	Busy(node string) string
+}
+
+// Config is what a Coordinator needs. All fields are required.
+type Config struct {
+	Nodes Nodes
+	// Keep makes a Rollout durable.
+	Keep func(ctx context.Context, r Rollout) error
+	// Changed is called when what is concluded of a node may have changed.
+	Changed func(node string)
+	Log     *slog.Logger
+}
+
+// Coordinator answers what nodes report. It is safe for concurrent use.
+type Coordinator struct {
+	cfg   Config
+	fleet *Fleet
+
+	mu        sync.Mutex // guards what follows
+	intent    *Intent    // nil before the first
+	changed   time.Time  // when the config became another one
+	resolved  Resolved
+	unknown   map[string]string // why a tag is not resolved, by reference
+	pullers   *pullers
+	throttled map[string]time.Time // registry hosts, until when
+
+	rolling sync.Mutex // guards what follows, also while a Rollout is kept
+	rollout Rollout
+	paused  string // why a person or the config lets nobody restart
+	holders atomic.Pointer[map[string]Holder]
+}
+
+// New returns a Coordinator that has heard nothing yet.
+func New(cfg Config) (*Coordinator, error) {
+	if cfg.Nodes == nil || cfg.Keep == nil || cfg.Changed == nil || cfg.Log == nil {
+		return nil, errors.New("coordinator: all fields of Config are required")
+	}
+	c := &Coordinator{cfg: cfg, fleet: NewFleet(time.Now()), pullers: newPullers(1), throttled: map[string]time.Time{}}
+	c.holders.Store(&map[string]Holder{})
+	return c, nil
+}
+
+// SetIntent replaces what is wanted.
+func (c *Coordinator) SetIntent(i Intent) {
+	c.mu.Lock()
+	if c.intent == nil || c.intent.Hash != i.Hash {
+		c.changed = time.Now()
+	}
+	c.intent = &i
+	c.pullers.limit(i.Cluster.MaxConcurrentNodes)
+	c.mu.Unlock()
+	c.everybody()
+}
+
+// SetResolved replaces what tags mean, and why others are not known, both by reference.
+func (c *Coordinator) SetResolved(resolved Resolved, unknown map[string]string) {
+	c.mu.Lock()
+	same := maps.Equal(c.resolved, resolved) && maps.Equal(c.unknown, unknown)
+	c.resolved, c.unknown = resolved, unknown
+	c.mu.Unlock()
+	if !same {
+		c.everybody()
+	}
+}
+
+// SetRollout takes what an earlier leader has kept, before the first report is answered.
+func (c *Coordinator) SetRollout(r Rollout) {
+	c.rolling.Lock()
+	defer c.rolling.Unlock()
+	c.rollout = r
+	c.publish()
+}
+
+// everybody has every node looked at again.
+func (c *Coordinator) everybody() {
+	for node := range c.fleet.All() {
+		c.cfg.Changed(node)
+	}
+}
+
+// Answer takes what a node reports and says what it is to do.
+func (c *Coordinator) Answer(ctx context.Context, name string, r report.NodeReport) (report.Directive, error) {
+	node, ok := c.cfg.Nodes.Node(name)
+	if !ok {
+		return report.Directive{}, fmt.Errorf("node %s is not known (yet)", name)
+	}
+	now := time.Now()
+	c.fleet.Hear(name, r, now)
+	c.mu.Lock()
+	if c.intent == nil {
+		c.mu.Unlock()
+		return report.Directive{}, errors.New("the coordinator has no config in force yet")
+	}
+	intent := *c.intent
+	wanted := intent.wanted(name, node.Labels, node.Preheat, c.resolved)
+	wanted.keep(r)
+	needs, fetching := work(wanted, r)
+	c.throttle(r.Throttled, now)
+	d := report.Directive{ConfigHash: intent.Hash, Images: wanted.Images, Pull: c.pullers.ask(name, needs, fetching, now),
+		Throttled: c.throttles(now), NextReport: idleInterval}
+	c.mu.Unlock()
+	if needs || r.Restart.Slot != report.SlotNone {
+		d.NextReport = workInterval
+	}
+	d.Restart = c.restart(ctx, node, r, intent, now)
+	c.cfg.Changed(name)
+	return d, nil
+}
+
+// work tells whether a node lacks any of what it should hold, and whether it is about to fetch it.
+func work(w Wanted, r report.NodeReport) (needs, fetching bool) {
+	for _, want := range w.Images {
+		is, found := find(r.Images, want)
+		needs = needs || !found || is.Phase != report.ImageReady
+		fetching = fetching || is.Phase == report.ImageFetching || is.Phase == report.ImageUnpacking
+	}
+	return needs, fetching
+}
+
+// throttle remembers which registry hosts want to be left alone. The caller holds mu.
+func (c *Coordinator) throttle(said []report.Throttle, now time.Time) {
+	maps.DeleteFunc(c.throttled, func(_ string, until time.Time) bool { return !now.Before(until) })
+	for _, t := range said {
+		until := now.Add(min(t.For, maxThrottle))
+		if _, known := c.throttled[t.Host]; t.For <= 0 || !known && len(c.throttled) >= maxThrottled {
+			continue
+		}
+		if until.After(c.throttled[t.Host]) {
+			c.throttled[t.Host] = until
+		}
+	}
+}
+
+// throttles are the hosts that want to be left alone. The caller holds mu.
+func (c *Coordinator) throttles(now time.Time) (all []report.Throttle) {
+	for _, host := range slices.Sorted(maps.Keys(c.throttled)) {
+		if left := c.throttled[host].Sub(now); left > 0 {
+			all = append(all, report.Throttle{Host: host, For: left})
+		}
+	}
+	return all
+}
+
+// Conclude says what has become of a node; false if nothing can be said of it: it has no agent, or a leader that is new has
+// not heard it yet.
+func (c *Coordinator) Conclude(node Node) (Conclusion, bool) {
+	now := time.Now()
+	heard, ok := c.fleet.Of(node.Name)
+	if !ok {
+		return Conclusion{}, false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.intent == nil {
+		return Conclusion{}, false
+	}
+	return conclude(question{hash: c.intent.Hash, changed: c.changed, wanted: c.intent.wanted(node.Name, node.Labels, node.Preheat, c.resolved),
+		unknown: c.unknown, heard: heard, now: now}), true
+}
+
+// Tags are all references of which it has to be looked up what they mean.
+func (c *Coordinator) Tags() (all []string) {
+	nodes := c.fleet.All()
+	c.mu.Lock()
+	intent := c.intent
+	c.mu.Unlock()
+	if intent == nil {
+		return nil
+	}
+	for name := range nodes {
+		if node, ok := c.cfg.Nodes.Node(name); ok {
+			all = append(all, intent.wanted(name, node.Labels, node.Preheat, nil).tags()...)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// Gone forgets a node.
+func (c *Coordinator) Gone(name string) {
+	c.fleet.Forget(name)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pullers.leave(name)
+}

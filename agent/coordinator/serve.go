@@ -1,0 +1,164 @@
+package coordinator
+
+import (
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/hotplate-dev/hotplate/agent/report"
+)
+
+const (
+	// reportRate and reportBurst bound how often one node may report, a second.
+	reportRate  = 1
+	reportBurst = 5
+	// maxAtOnce bounds how many reports are read at once, and with report.MaxReport what they take of the memory.
+	maxAtOnce = 32
+	// maxWait is how long a report waits for one of those places.
+	maxWait = 10 * time.Second
+)
+
+// errNotLeading is what a replica says that agents should not have asked.
+var errNotLeading = errors.New("this replica does not lead")
+
+// handler answers reports.
+type handler struct {
+	auth interface {
+		Node(ctx context.Context, token string) (string, error)
+	}
+	answer func(ctx context.Context, node string, r report.NodeReport) (report.Directive, error)
+	seen   func(code int, took time.Duration)
+	log    *slog.Logger
+
+	places chan struct{} // holds a token for each report that is being read
+
+	mu     sync.Mutex
+	limits map[string]*rate.Limiter // by node; guarded by mu
+}
+
+// statusError is an error with the code that it is told by.
+type statusError struct {
+	code  int
+	retry time.Duration
+	error
+}
+
+func (e *statusError) Unwrap() error { return e.error }
+
+func fail(code int, err error) error { return &statusError{code: code, error: err} }
+
+func (h *handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	began := time.Now()
+	d, err := h.serve(w, req)
+	code := http.StatusOK
+	if err != nil {
+		code = http.StatusInternalServerError
+		if is := (*statusError)(nil); errors.As(err, &is) {
+			code = is.code
+			if is.retry > 0 {
+				w.Header().Set("Retry-After", fmt.Sprint(int(is.retry.Seconds())))
+			}
+		}
+		h.log.Debug("report refused", "from", req.RemoteAddr, "code", code, "err", err)
+		http.Error(w, err.Error(), code)
+	} else {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(d) // the agent has gone away
+	}
+	h.seen(code, time.Since(began))
+}
+
+func (h *handler) serve(w http.ResponseWriter, req *http.Request) (report.Directive, error) {
+	var none report.Directive
+	if req.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		return none, fail(http.StatusMethodNotAllowed, errors.New("reports are posted"))
+	}
+	token, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		return none, fail(http.StatusUnauthorized, fmt.Errorf("%w: no bearer token", ErrRefused))
+	}
+	node, err := h.auth.Node(req.Context(), token)
+	switch {
+	case errors.Is(err, ErrRefused):
+		return none, fail(http.StatusUnauthorized, err)
+	case err != nil:
+		return none, fail(http.StatusServiceUnavailable, err)
+	}
+	if !h.limit(node).Allow() {
+		return none, &statusError{http.StatusTooManyRequests, time.Second, fmt.Errorf("node %s reports too often", node)}
+	}
+	r, err := h.read(w, req)
+	if err != nil {
+		return none, err
+	}
+	d, err := h.answer(req.Context(), node, r)
+	if err != nil {
+		return none, fail(http.StatusServiceUnavailable, err)
+	}
+	return d, nil
+}
+
+// read reads a report, which is small even when it is packed: what unpacks to more is not read to its end.
+func (h *handler) read(w http.ResponseWriter, req *http.Request) (r report.NodeReport, err error) {
+	wait, cancel := context.WithTimeout(req.Context(), maxWait)
+	defer cancel()
+	select {
+	case h.places <- struct{}{}:
+		defer func() { <-h.places }()
+	case <-wait.Done():
+		return r, &statusError{http.StatusServiceUnavailable, maxWait, errors.New("too many reports at once")}
+	}
+	var body io.Reader = http.MaxBytesReader(w, req.Body, report.MaxReport)
+	switch enc := req.Header.Get("Content-Encoding"); enc {
+	case "", "identity":
+	case "gzip":
+		packed, err := gzip.NewReader(body)
+		if err != nil {
+			return r, fail(http.StatusBadRequest, fmt.Errorf("read report: %w", err))
+		}
+		body = packed
+	default:
+		return r, fail(http.StatusUnsupportedMediaType, fmt.Errorf("read report: encoding %.20q is not known; use gzip", enc))
+	}
+	data, err := io.ReadAll(io.LimitReader(body, report.MaxReport+1))
+	switch {
+	case err != nil:
+		return r, fail(http.StatusBadRequest, fmt.Errorf("read report: %w", err))
+	case len(data) > report.MaxReport:
+		return r, fail(http.StatusRequestEntityTooLarge, fmt.Errorf("read report: it has more than %d bytes", report.MaxReport))
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, fail(http.StatusBadRequest, fmt.Errorf("read report: %w", err))
+	}
+	return r, nil
+}
+
+// limit is a node's own. There are as many as there are nodes whose tokens the API server has vouched for.
+func (h *handler) limit(node string) *rate.Limiter {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l := h.limits[node]
+	if l == nil {
+		l = rate.NewLimiter(reportRate, reportBurst)
+		h.limits[node] = l
+	}
+	return l
+}
+
+// forget drops what is kept of a node that is gone.
+func (h *handler) forget(node string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.limits, node)
+}
