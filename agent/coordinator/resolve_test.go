@@ -1,0 +1,97 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// registry answers what tags mean.
+type registry struct {
+	mu    sync.Mutex
+	tags  map[string]string
+	asked map[string]int
+	away  bool
+}
+
+func (r *registry) resolve(_ context.Context, ref string) (string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked[ref]++
+	if digest, ok := r.tags[ref]; ok && !r.away {
+		return digest, nil
+	}
+	return "", errors.New("404")
+}
+
+func (r *registry) set(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
+}
+
+func TestTagsAreResolvedOnceForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := &registry{tags: map[string]string{"a": "1", "b": "2"}, asked: map[string]int{}}
+		wanted := []string{"a", "nobody"}
+		var known Resolved
+		var unknown map[string]string
+		told := 0
+		r, err := NewResolver(ResolverConfig{
+			Tags: func() (tags []string) {
+				reg.set(func() { tags = wanted })
+				return tags
+			},
+			Resolve: reg.resolve, Interval: func() time.Duration { return 10 * time.Minute }, Log: slog.New(slog.DiscardHandler),
+			Tell: func(k Resolved, u map[string]string) { known, unknown, told = k, u, told+1 },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			r.Run(ctx)
+			close(done)
+		}()
+		check := func(want Resolved, open string, asked int) {
+			t.Helper()
+			synctest.Wait()
+			if !maps.Equal(known, want) || (open == "") != (len(unknown) == 0) || open != "" && unknown[open] != "404" || reg.asked["a"] != asked {
+				t.Errorf("%v, unknown %v, asked %v; want %v, %q, %d", known, unknown, reg.asked, want, open, asked)
+			}
+		}
+		check(Resolved{"a": "1"}, "nobody", 1)
+		reg.set(func() { wanted = []string{"a", "b"} })
+		r.Look()
+		check(Resolved{"a": "1", "b": "2"}, "", 1)
+		reg.set(func() { reg.tags["a"] = "3" })
+		time.Sleep(9 * time.Minute)
+		check(Resolved{"a": "1", "b": "2"}, "", 1)
+		time.Sleep(time.Minute + time.Second)
+		check(Resolved{"a": "3", "b": "2"}, "", 2)
+		// The registry is away: what was known goes on to count, and it is asked again soon.
+		reg.set(func() { reg.away = true })
+		time.Sleep(10*time.Minute + time.Second)
+		check(Resolved{"a": "3", "b": "2"}, "a", 3)
+		reg.set(func() { reg.away = false })
+		time.Sleep(resolveRetry)
+		check(Resolved{"a": "3", "b": "2"}, "", 4)
+		before := told
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if told != before {
+			t.Error("the same is told again")
+		}
+		reg.set(func() { wanted = nil })
+		r.Look()
+		check(Resolved{}, "", 10)
+		cancel()
+		<-done
+	})
+}
