@@ -48,7 +48,7 @@ func TestTagsAreResolvedOnceForAll(t *testing.T) {
 				return tags
 			},
 			Resolve: reg.resolve, Interval: func() time.Duration { return 10 * time.Minute }, Log: slog.New(slog.DiscardHandler),
-			Tell: func(k Resolved, u map[string]string) { known, unknown, told = k, u, told+1 },
+			Tell: func(k Resolved, u map[string]string) { reg.set(func() { known, unknown, told = k, u, told+1 }) },
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -62,6 +62,8 @@ func TestTagsAreResolvedOnceForAll(t *testing.T) {
 		check := func(want Resolved, open string, asked int) {
 			t.Helper()
 			synctest.Wait()
+			reg.mu.Lock()
+			defer reg.mu.Unlock()
 			if !maps.Equal(known, want) || (open == "") != (len(unknown) == 0) || open != "" && unknown[open] != "404" || reg.asked["a"] != asked {
 				t.Errorf("%v, unknown %v, asked %v; want %v, %q, %d", known, unknown, reg.asked, want, open, asked)
 			}
@@ -82,12 +84,15 @@ func TestTagsAreResolvedOnceForAll(t *testing.T) {
 		reg.set(func() { reg.away = false })
 		time.Sleep(resolveRetry)
 		check(Resolved{"a": "3", "b": "2"}, "", 4)
-		before := told
+		var before int
+		reg.set(func() { before = told })
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if told != before {
-			t.Error("the same is told again")
-		}
+		reg.set(func() {
+			if told != before {
+				t.Error("the same is told again")
+			}
+		})
 		reg.set(func() { wanted = nil })
 		r.Look()
 		check(Resolved{}, "", 10)
