@@ -43,6 +43,8 @@ type Conclusion struct {
 	Images map[string]ImageState
 	// Faults are those of the node's annotation.
 	Faults []string
+	// Released says that the node is as it was before hotplate, so that nothing is to be said of it any more.
+	Released bool
 }
 
 // question is everything that a conclusion follows from.
