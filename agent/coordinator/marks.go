@@ -91,7 +91,7 @@ func cut(s string) string {
 func ours(node *corev1.Node) marks {
 	m := marks{labels: map[string]string{}, status: node.Annotations[StatusAnnotation]}
 	for key, value := range node.Labels {
-		if key == ReadyLabel || strings.HasPrefix(key, ImageLabels) {
+		if isOurs(key) {
 			m.labels[key] = value
 		}
 	}
@@ -102,6 +102,9 @@ func ours(node *corev1.Node) marks {
 	}
 	return m
 }
+
+// isOurs tells whether a label is one that we write.
+func isOurs(label string) bool { return label == ReadyLabel || strings.HasPrefix(label, ImageLabels) }
 
 // marked tells whether anything of ours is on a Node.
 func (m marks) marked() bool { return len(m.labels) > 0 || m.status != "" || len(m.conditions) > 0 }
