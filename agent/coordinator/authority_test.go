@@ -1,0 +1,118 @@
+package coordinator
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"testing"
+	"time"
+
+	"github.com/hotplate-dev/hotplate/agent/report"
+)
+
+// verify checks a serving certificate as an agent does.
+func verify(t *testing.T, c *tls.Certificate, roots []byte, now time.Time, name string) error {
+	t.Helper()
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(roots) {
+		t.Fatalf("no certificates in %q", roots)
+	}
+	_, err := c.Leaf.Verify(x509.VerifyOptions{DNSName: name, Roots: pool, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+	return err
+}
+
+// TestAgentsTrustTheCoordinatorThroughAYear: whatever was announced ten minutes ago verifies what is served now.
+func TestAgentsTrustTheCoordinatorThroughAYear(t *testing.T) {
+	var a authority
+	var served *tls.Certificate
+	type said struct {
+		at    time.Time
+		roots []byte
+	}
+	var history []said
+	renewals, step := 0, time.Minute
+	for now := noon; now.Before(noon.Add(3 * caLife)); now = now.Add(step) {
+		if step = time.Minute; len(history) > 0 && now.Sub(history[len(history)-1].at) > time.Hour {
+			step = 12 * time.Hour
+		}
+		next, changed, err := a.renew(now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if changed {
+			renewals++
+		}
+		a = next
+		if len(history) == 0 || !bytes.Equal(history[len(history)-1].roots, a.announced()) {
+			history = append(history, said{now, a.announced()})
+		}
+		if served == nil || due(served.Leaf, now) {
+			if served, err = a.sign(now); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, h := range history { // what an agent that is ten minutes behind trusts
+			if last := i == len(history)-1; last || now.Sub(history[i+1].at) < caKnown {
+				if err := verify(t, served, h.roots, now, report.CoordinatorName); err != nil {
+					t.Fatalf("%s, announced %s: %v", now, h.at, err)
+				}
+			}
+		}
+	}
+	if renewals < 4 {
+		t.Errorf("renewed %d times", renewals)
+	}
+}
+
+func TestTheCAIsForTheCoordinatorOnly(t *testing.T) {
+	a, _, err := authority{}.renew(noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := a.sign(noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := verify(t, c, a.announced(), noon, "kubernetes.default.svc"); err == nil {
+		t.Error("it stands for the API server too")
+	}
+	if err := verify(t, c, a.announced(), noon.Add(servingLife+time.Minute), report.CoordinatorName); err == nil {
+		t.Error("it is valid for ever")
+	}
+}
+
+func TestAnAuthorityIsReadAsItWasWritten(t *testing.T) {
+	a, _, err := authority{}.renew(noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, now := range []time.Time{noon, noon.Add(caLife * 3 / 4)} {
+		if a, _, err = a.renew(now); err != nil {
+			t.Fatal(err)
+		}
+		data, err := a.data()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := parseAuthority(data)
+		if err != nil || !bytes.Equal(a.announced(), b.announced()) || !a.now.key.Equal(b.now.key) || (a.old == nil) != (b.old == nil) {
+			t.Errorf("%v", err)
+		}
+	}
+	good, err := a.data()
+	if err != nil {
+		t.Fatal(err)
+	}
+	serving, err := a.sign(noon.Add(caLife * 3 / 4))
+	if err != nil || serving.Leaf.IsCA {
+		t.Fatal(err)
+	}
+	for name, data := range map[string]map[string][]byte{
+		"nothing": nil, "no key": {caCertKey: good[caCertKey]}, "another key": {caCertKey: good[caCertKey], caKeyKey: good[oldKeyKey]},
+		"rubbish": {caCertKey: []byte("x"), caKeyKey: []byte("y")},
+	} {
+		if _, err := parseAuthority(data); err == nil {
+			t.Errorf("%s is taken for an authority", name)
+		}
+	}
+}
