@@ -1,0 +1,64 @@
+package kube
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/url"
+)
+
+// CoordinatorName is the ConfigMap in which the leading coordinator says where it is.
+const CoordinatorName = "hotplate-coordinator"
+
+// The keys of that ConfigMap, and what they may hold in bytes.
+const (
+	urlKey = "url"
+	caKey  = "ca.crt"
+	maxURL = 1 << 10
+	maxCA  = 64 << 10
+)
+
+// Coordinator is where the leading coordinator is, as it says itself. Two of them can be compared.
+type Coordinator struct {
+	// URL is https://host:port.
+	URL string
+	// CA is PEM: what its certificate is verified against.
+	CA string
+}
+
+// ErrNoCoordinator means that none has said where it is.
+var ErrNoCoordinator = errors.New("no coordinator has said yet where it is")
+
+// Coordinator returns where the leading coordinator is. An error says why that is not known.
+func (s *Source) Coordinator() (Coordinator, error) {
+	d, known, err := s.coordinator.get()
+	switch {
+	case !known && err != nil:
+		return Coordinator{}, fmt.Errorf("read %s: %w", s.coordinator.ref, err)
+	case d == nil:
+		return Coordinator{}, ErrNoCoordinator
+	}
+	c, err := parseCoordinator(d)
+	if err != nil {
+		return Coordinator{}, fmt.Errorf("%s: %w", s.coordinator.ref, err)
+	}
+	return c, nil
+}
+
+// Announced tells that what Coordinator returns may have changed.
+func (s *Source) Announced() <-chan struct{} { return s.announced }
+
+func parseCoordinator(d data) (Coordinator, error) {
+	if len(d[urlKey]) > maxURL || len(d[caKey]) > maxCA {
+		return Coordinator{}, fmt.Errorf("url or ca.crt is longer than %d or %d bytes", maxURL, maxCA)
+	}
+	c := Coordinator{URL: string(d[urlKey]), CA: string(d[caKey])}
+	u, err := url.Parse(c.URL)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return Coordinator{}, errors.New("url is not https://host:port")
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM(d[caKey]) {
+		return Coordinator{}, errors.New("ca.crt holds no certificate")
+	}
+	return c, nil
+}
