@@ -185,12 +185,12 @@ func (c *Coordinator) throttles(now time.Time) (all []report.Throttle) {
 }
 
 // Conclude says what has become of a node; false if nothing can be said of it: it has no agent, or a leader that is new has
-// not heard it yet.
-func (c *Coordinator) Conclude(node Node) (Conclusion, bool) {
+// not heard it yet. had tells whether the Node says anything of hotplate: then it had an agent once.
+func (c *Coordinator) Conclude(node Node, had bool) (Conclusion, bool) {
 	now := time.Now()
 	heard, ok := c.fleet.Of(node.Name)
 	if !ok {
-		return Conclusion{}, false
+		return Conclusion{Status: report.Unknown, Reason: ReasonSilent, Message: "no report of the agent"}, had && c.fleet.Complete(now)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -199,6 +199,16 @@ func (c *Coordinator) Conclude(node Node) (Conclusion, bool) {
 	}
 	return conclude(question{hash: c.intent.Hash, changed: c.changed, wanted: c.intent.wanted(node.Name, node.Labels, node.Preheat, c.resolved),
 		unknown: c.unknown, heard: heard, now: now}), true
+}
+
+// Wanted is what a node should hold now.
+func (c *Coordinator) Wanted(node Node) Wanted {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.intent == nil {
+		return Wanted{}
+	}
+	return c.intent.wanted(node.Name, node.Labels, node.Preheat, c.resolved)
 }
 
 // Tags are all references of which it has to be looked up what they mean.

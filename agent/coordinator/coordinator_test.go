@@ -133,11 +133,11 @@ func TestWhatANodeIsToldToHold(t *testing.T) {
 	if d := c.report("gpu-0", has); d.NextReport != idleInterval {
 		t.Errorf("%+v", d)
 	}
-	is, ok := c.Conclude(c.nodes["gpu-0"])
+	is, ok := c.Conclude(c.nodes["gpu-0"], false)
 	if !ok || is.Status != report.True {
 		t.Errorf("%+v %v", is, ok)
 	}
-	if _, ok := c.Conclude(c.nodes["gpu-1"]); ok {
+	if _, ok := c.Conclude(c.nodes["gpu-1"], true); ok {
 		t.Error("something is concluded of a node that was never heard")
 	}
 	// A leader that is new has not looked up any tag yet; the node stays with what it has.

@@ -1,0 +1,258 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+
+	"github.com/hotplate-dev/hotplate/agent/report"
+)
+
+// The objects in the coordinator's own namespace.
+const (
+	// AnnouncementName is the ConfigMap that says where the leader is and which CAs vouch for it.
+	AnnouncementName = "hotplate-coordinator"
+	urlKey           = "url"
+	// AuthorityName is the Secret that holds the CA that the coordinator makes.
+	AuthorityName = "hotplate-coordinator-tls"
+	// RolloutName is the ConfigMap that holds the Rollout, and what people say of it.
+	RolloutName = "hotplate-rollout"
+	rolloutKey  = "rollout.json"
+	// PauseAnnotation on it says why nobody may restart containerd; ResumeAnnotation when, as RFC 3339, a person let a rollout
+	// go on that had stopped by itself.
+	PauseAnnotation  = "hotplate.dev/pause"
+	ResumeAnnotation = "hotplate.dev/resume"
+	// keepInterval is how often certificates are looked at.
+	keepInterval = time.Minute
+	// apiTimeout bounds one request to the API.
+	apiTimeout = 15 * time.Second
+)
+
+// KeeperConfig is what a Keeper needs. All fields but TLSSecret are required.
+type KeeperConfig struct {
+	ConfigMaps corev1client.ConfigMapInterface
+	Secrets    corev1client.SecretInterface
+	// TLSSecret is a Secret of type kubernetes.io/tls with ca.crt beside, which somebody else keeps; empty where the coordinator
+	// makes its own.
+	TLSSecret string
+	// URL is where this replica answers.
+	URL string
+	Log *slog.Logger
+}
+
+// Keeper keeps what a leader has in the API: its certificates, where it is, and the Rollout. It is safe for concurrent use.
+type Keeper struct {
+	cfg     KeeperConfig
+	serving atomic.Pointer[tls.Certificate]
+
+	mu      sync.Mutex // guards what follows
+	rollout *corev1.ConfigMap
+}
+
+// NewKeeper returns a Keeper that has no certificate yet.
+func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
+	if cfg.ConfigMaps == nil || cfg.Secrets == nil || cfg.URL == "" || cfg.Log == nil {
+		return nil, errors.New("keeper: ConfigMaps, Secrets, URL and Log are required")
+	}
+	return &Keeper{cfg: cfg}, nil
+}
+
+// Certificate is what the server serves with now.
+func (k *Keeper) Certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if c := k.serving.Load(); c != nil {
+		return c, nil
+	}
+	return nil, errors.New("there is no certificate yet")
+}
+
+// Lead makes this replica the one that agents ask. It is repeated every keepInterval.
+func (k *Keeper) Lead(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	renew := k.own
+	if k.cfg.TLSSecret != "" {
+		renew = k.given
+	}
+	roots, err := renew(ctx)
+	if err != nil {
+		return err
+	}
+	return k.announce(ctx, roots)
+}
+
+// own serves with a certificate of the coordinator's own CA, which it makes or renews, and returns what agents are to trust.
+func (k *Keeper) own(ctx context.Context) ([]byte, error) {
+	secret, err := k.cfg.Secrets.Get(ctx, AuthorityName, metav1.GetOptions{})
+	missing := apierrors.IsNotFound(err)
+	if err != nil && !missing {
+		return nil, fmt.Errorf("read Secret %s: %w", AuthorityName, err)
+	}
+	var a authority
+	if !missing {
+		if a, err = parseAuthority(secret.Data); err != nil {
+			k.cfg.Log.Warn("the coordinator's CA cannot be read, and is made anew", "secret", AuthorityName, "err", err)
+		}
+	}
+	now := time.Now()
+	a, changed, err := a.renew(now)
+	if err != nil {
+		return nil, err
+	}
+	if changed {
+		if err := k.saveAuthority(ctx, secret, missing, a); err != nil {
+			return nil, err
+		}
+		k.cfg.Log.Info("the coordinator's CA is new", "until", a.now.cert.NotAfter)
+	}
+	serving := k.serving.Load()
+	if by := a.signer(now).cert; serving == nil || due(serving.Leaf, now) || serving.Leaf.CheckSignatureFrom(by) != nil {
+		if serving, err = a.sign(now); err != nil {
+			return nil, err
+		}
+		k.serving.Store(serving)
+	}
+	return a.announced(), nil
+}
+
+func (k *Keeper) saveAuthority(ctx context.Context, secret *corev1.Secret, missing bool, a authority) error {
+	data, err := a.data()
+	if err != nil {
+		return err
+	}
+	if missing {
+		secret = &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: AuthorityName}, Data: data}
+		_, err = k.cfg.Secrets.Create(ctx, secret, metav1.CreateOptions{FieldManager: FieldManager})
+	} else {
+		secret = secret.DeepCopy()
+		secret.Data = data
+		_, err = k.cfg.Secrets.Update(ctx, secret, metav1.UpdateOptions{FieldManager: FieldManager})
+	}
+	if err != nil {
+		return fmt.Errorf("keep the coordinator's CA in Secret %s: %w", AuthorityName, err)
+	}
+	return nil
+}
+
+// given serves with the certificate of a Secret that somebody else keeps.
+func (k *Keeper) given(ctx context.Context) ([]byte, error) {
+	secret, err := k.cfg.Secrets.Get(ctx, k.cfg.TLSSecret, metav1.GetOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("read Secret %s: %w", k.cfg.TLSSecret, err)
+	}
+	pair, err := tls.X509KeyPair(secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey])
+	if err != nil {
+		return nil, fmt.Errorf("the Secret %s holds no certificate with its key in tls.crt and tls.key", k.cfg.TLSSecret)
+	}
+	if err := pair.Leaf.VerifyHostname(report.CoordinatorName); err != nil {
+		return nil, fmt.Errorf("the certificate in Secret %s is not for the name %s: %w", k.cfg.TLSSecret, report.CoordinatorName, err)
+	}
+	roots := secret.Data[corev1.ServiceAccountRootCAKey]
+	if len(roots) == 0 {
+		return nil, fmt.Errorf("the Secret %s has no ca.crt, by which agents could verify the coordinator", k.cfg.TLSSecret)
+	}
+	k.serving.Store(&pair)
+	return roots, nil
+}
+
+// announce says where the leader is.
+func (k *Keeper) announce(ctx context.Context, roots []byte) error {
+	want := map[string]string{urlKey: k.cfg.URL, caCertKey: string(roots)}
+	is, err := k.cfg.ConfigMaps.Get(ctx, AnnouncementName, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		_, err = k.cfg.ConfigMaps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: AnnouncementName}, Data: want},
+			metav1.CreateOptions{FieldManager: FieldManager})
+	case err == nil && (is.Data[urlKey] != want[urlKey] || is.Data[caCertKey] != want[caCertKey]):
+		is = is.DeepCopy()
+		is.Data = want
+		_, err = k.cfg.ConfigMaps.Update(ctx, is, metav1.UpdateOptions{FieldManager: FieldManager})
+	}
+	if err != nil {
+		return fmt.Errorf("announce the coordinator in ConfigMap %s: %w", AnnouncementName, err)
+	}
+	return nil
+}
+
+// Said is what people say of the rollout.
+type Said struct {
+	// Pause says why nobody may restart; empty if they may.
+	Pause string
+	// Resume is when a person let a rollout go on; zero if never.
+	Resume time.Time
+}
+
+// Rollout reads the Rollout and what people say of it.
+func (k *Keeper) Rollout(ctx context.Context) (Rollout, Said, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	is, err := k.cfg.ConfigMaps.Get(ctx, RolloutName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		k.rollout = nil
+		return Rollout{}, Said{}, nil
+	}
+	if err != nil {
+		return Rollout{}, Said{}, fmt.Errorf("read ConfigMap %s: %w", RolloutName, err)
+	}
+	k.rollout = is
+	var r Rollout
+	if text := is.Data[rolloutKey]; text != "" {
+		if err := json.Unmarshal([]byte(text), &r); err != nil {
+			return r, Said{}, fmt.Errorf("read ConfigMap %s, key %s: %w: correct it, or delete the key when no node is restarting",
+				RolloutName, rolloutKey, err)
+		}
+	}
+	return r, said(is, k.cfg.Log), nil
+}
+
+func said(is *corev1.ConfigMap, log *slog.Logger) Said {
+	s := Said{Pause: is.Annotations[PauseAnnotation]}
+	if text := is.Annotations[ResumeAnnotation]; text != "" {
+		var err error
+		if s.Resume, err = time.Parse(time.RFC3339, text); err != nil {
+			log.Warn("annotation is not a time", "configMap", RolloutName, "annotation", ResumeAnnotation, "err", err)
+		}
+	}
+	return s
+}
+
+// Keep makes a Rollout durable. It fails when somebody else has written it since it was read: another leader.
+func (k *Keeper) Keep(ctx context.Context, r Rollout) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the rollout: %w", err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var is *corev1.ConfigMap
+	if k.rollout == nil {
+		is, err = k.cfg.ConfigMaps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RolloutName},
+			Data: map[string]string{rolloutKey: string(text)}}, metav1.CreateOptions{FieldManager: FieldManager})
+	} else {
+		next := k.rollout.DeepCopy()
+		if next.Data == nil {
+			next.Data = map[string]string{}
+		}
+		next.Data[rolloutKey] = string(text)
+		is, err = k.cfg.ConfigMaps.Update(ctx, next, metav1.UpdateOptions{FieldManager: FieldManager})
+	}
+	if err != nil {
+		return fmt.Errorf("keep the rollout in ConfigMap %s: %w", RolloutName, err)
+	}
+	k.rollout = is
+	return nil
+}
