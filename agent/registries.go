@@ -174,6 +174,9 @@ func (l registryLogins) find() Logins {
 	}
 }
 
+// LoginsOf are the logins of a snapshot without faults.
+func LoginsOf(s config.Snapshot) Logins { return loginsOf(s).find() }
+
 // sources is, by registry host, all that decides where its images come from.
 func sources(regs []hostconfig.Registry, known registryLogins) map[string]any {
 	type source struct {

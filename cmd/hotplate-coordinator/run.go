@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/hotplate-dev/hotplate/agent/coordinator"
+	"github.com/hotplate-dev/hotplate/agent/kube"
+	"github.com/hotplate-dev/hotplate/cmd/internal/cli"
+)
+
+const (
+	// What the leader asks of the API at most, in requests a second: its writes are transitions of nodes, of which many come at
+	// once when a config changes.
+	clientQPS   = 200
+	clientBurst = 400
+	// endTimeout bounds how long requests under way may take to end, headerTimeout how long a request may take to begin.
+	endTimeout    = 5 * time.Second
+	headerTimeout = 5 * time.Second
+)
+
+// options are the flags of the coordinator.
+type options struct {
+	kubeconfig, namespace, configMap string
+	pod, ip                          string
+	listen, statusListen             string
+	tlsSecret, account, workDir      string
+	log                              cli.Log
+}
+
+func newCommand() *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:   "hotplate-coordinator",
+		Short: "Tell the nodes of a cluster what they should hold, and mark those that do",
+		Long: "hotplate-coordinator answers the agents of a cluster: which images their node should hold, by digest, and whether it\n" +
+			"may fetch them and restart containerd now. It writes on Nodes what has become of them. Of several replicas one leads.",
+		Version: version,
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file (default: the service account of this pod)")
+	flags.StringVar(&o.namespace, "namespace", "", "hotplate's own namespace (default: that of this pod)")
+	flags.StringVar(&o.configMap, "config-map", "hotplate-config", "ConfigMap that holds the config")
+	flags.StringVar(&o.pod, "pod-name", os.Getenv("POD_NAME"), "name of this replica (default: POD_NAME in the environment)")
+	flags.StringVar(&o.ip, "pod-ip", os.Getenv("POD_IP"), "address at which agents reach this replica (default: POD_IP in the environment)")
+	flags.StringVar(&o.listen, "listen", ":8443", "address on which the leader answers agents")
+	flags.StringVar(&o.statusListen, "status-listen", ":8080", "address of /metrics, /healthz, /readyz and /v1")
+	flags.StringVar(&o.tlsSecret, "tls-secret", "", "Secret with tls.crt, tls.key and ca.crt to serve with (default: a CA of its own)")
+	flags.StringVar(&o.account, "agent-service-account", "hotplate-agent", "service account of agents")
+	flags.StringVar(&o.workDir, "work-dir", filepath.Join(os.TempDir(), "hotplate-coordinator"), "directory for files that need not survive a restart")
+	o.log.Bind(flags, "info")
+	return cmd
+}
+
+func (o *options) run(ctx context.Context) error {
+	log, err := o.log.Logger(os.Stderr)
+	if err != nil {
+		return err
+	}
+	kube.RouteLogs(log)
+	if o.namespace == "" {
+		if o.namespace, err = kube.OwnNamespace(); err != nil {
+			return err
+		}
+	}
+	_, port, err := net.SplitHostPort(o.listen)
+	switch {
+	case err != nil:
+		return fmt.Errorf("--listen %q is not host:port: %w", o.listen, err)
+	case o.pod == "" || o.ip == "":
+		return errors.New("which replica this is is not known; give --pod-name and --pod-ip, or POD_NAME and POD_IP in the environment")
+	}
+	client, err := o.connect()
+	if err != nil {
+		return err
+	}
+	if err := os.RemoveAll(o.workDir); err != nil {
+		return fmt.Errorf("remove what an earlier run left: %w", err)
+	}
+	resolving := &resolving{dir: filepath.Join(o.workDir, "hosts"), log: log}
+	server, err := coordinator.NewServer(coordinator.ServerConfig{
+		Client: client, Namespace: o.namespace, Pod: o.pod, AgentAccount: o.account, TLSSecret: o.tlsSecret, Log: log,
+		URL: "https://" + net.JoinHostPort(o.ip, port), Listen: o.listen, Resolver: resolving.of,
+		Source: func(context.Context) (coordinator.ConfigSource, error) {
+			return kube.New(kube.Config{Client: client, Namespace: o.namespace, ConfigMap: o.configMap, Log: log,
+				RunDir: filepath.Join(o.workDir, "run")})
+		},
+	})
+	if err != nil {
+		return err
+	}
+	log.Info("hotplate-coordinator starts", "version", version, "namespace", o.namespace, "pod", o.pod)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return server.Run(ctx) })
+	g.Go(func() error { return serve(ctx, o.statusListen, server.Handler(), log) })
+	return g.Wait()
+}
+
+func (o *options) connect() (kubernetes.Interface, error) {
+	cfg, err := rest.InClusterConfig()
+	if o.kubeconfig != "" {
+		cfg, err = clientcmd.BuildConfigFromFlags("", o.kubeconfig)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find the Kubernetes API (outside of a cluster give --kubeconfig): %w", err)
+	}
+	cfg.UserAgent = "hotplate-coordinator/" + version
+	cfg.QPS, cfg.Burst = clientQPS, clientBurst
+	cfg.ContentType = "application/vnd.kubernetes.protobuf"
+	cfg.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connect with the Kubernetes API: %w", err)
+	}
+	return client, nil
+}
+
+// serve answers on an address until ctx ends.
+func serve(ctx context.Context, address string, h http.Handler, log *slog.Logger) error {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", address)
+	if err != nil {
+		return fmt.Errorf("listen for metrics and health (choose another --status-listen): %w", err)
+	}
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: headerTimeout, WriteTimeout: time.Minute,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	var g errgroup.Group
+	g.Go(func() error {
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve on %s: %w", l.Addr(), err)
+		}
+		return nil
+	})
+	<-ctx.Done()
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+	defer cancel()
+	if srv.Shutdown(end) != nil {
+		srv.Close()
+	}
+	return g.Wait()
+}
