@@ -2,8 +2,10 @@ package coordinator
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"testing"
 	"time"
 
@@ -115,4 +117,13 @@ func TestAnAuthorityIsReadAsItWasWritten(t *testing.T) {
 			t.Errorf("%s is taken for an authority", name)
 		}
 	}
+}
+
+func keyPEM(t *testing.T, key crypto.PrivateKey) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }

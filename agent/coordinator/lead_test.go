@@ -1,0 +1,189 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/hotplate-dev/hotplate/agent/config"
+	"github.com/hotplate-dev/hotplate/agent/report"
+)
+
+// fixed is a config that does not change.
+type fixed struct {
+	s    config.Snapshot
+	told bool
+}
+
+func (f *fixed) Next(ctx context.Context) (config.Snapshot, error) {
+	if f.told {
+		<-ctx.Done()
+		return config.Snapshot{}, ctx.Err()
+	}
+	f.told = true
+	return f.s, nil
+}
+
+func (*fixed) Close() error { return nil }
+
+// replica runs a Server until the test ends, or end is called.
+func replica(t *testing.T, client *fake.Clientset, name string) (s *Server, end func()) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free; it is listened on when the replica leads
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	l.Close()
+	document := config.Read("test", []byte("apiVersion: hotplate.dev/v1alpha1\nimages:\n- name: a\n  ref: registry.example.com/a:v1\n"), nil)
+	if document.Err != nil {
+		t.Fatal(document.Err)
+	}
+	s, err = NewServer(ServerConfig{Client: client, Namespace: "hotplate", Pod: name, AgentAccount: "hotplate-agent", URL: "https://" + address,
+		Listen: address, Log: slog.New(slog.DiscardHandler),
+		Source: func(context.Context) (ConfigSource, error) { return &fixed{s: document}, nil },
+		Resolver: func(config.Snapshot) (func(context.Context, string) (string, error), error) {
+			return func(context.Context, string) (string, error) { return someDigest, nil }, nil
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	ended := false
+	end = func() {
+		if ended {
+			return
+		}
+		ended = true
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(end)
+	return s, end
+}
+
+// postReport posts as an agent does, to whoever is announced.
+func postReport(t *testing.T, client *fake.Clientset, token string, r report.NodeReport) (report.Directive, int) {
+	t.Helper()
+	is, err := client.CoreV1().ConfigMaps("hotplate").Get(t.Context(), AnnouncementName, metav1.GetOptions{})
+	if err != nil {
+		return report.Directive{}, 0
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM([]byte(is.Data[caCertKey]))
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: report.CoordinatorName}}
+	defer transport.CloseIdleConnections()
+	body, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, is.Data[urlKey]+report.ReportPath, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return report.Directive{}, 0
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d report.Directive
+	if resp.StatusCode == http.StatusOK {
+		if err := json.Unmarshal(data, &d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return d, resp.StatusCode
+}
+
+func get(t *testing.T, s *Server, path string) (int, string) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	return w.Code, w.Body.String()
+}
+
+// TestAReplicaLeadsUntilItEnds: reports are answered, the Node is marked, and when the leader ends another replica goes on.
+func TestAReplicaLeadsUntilItEnds(t *testing.T) {
+	client := fake.NewClientset(joining())
+	client.PrependReactor("create", "tokenreviews", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		review := a.(clienttesting.CreateAction).GetObject().(*authenticationv1.TokenReview)
+		out := review.DeepCopy()
+		if node, ok := strings.CutPrefix(review.Spec.Token, "agent-on-"); ok {
+			out.Status = authenticationv1.TokenReviewStatus{Authenticated: true, Audiences: review.Spec.Audiences,
+				User: authenticationv1.UserInfo{Username: "system:serviceaccount:hotplate:hotplate-agent", Extra: map[string]authenticationv1.ExtraValue{
+					podNameExtra: {"agent-x"}, podUIDExtra: {"u"}, nodeNameExtra: {node}}}}
+		}
+		return true, out, nil
+	})
+	first, end := replica(t, client, "one")
+	var d report.Directive
+	await(t, "the first replica answers, with the digest", func() bool {
+		var code int
+		d, code = postReport(t, client, "agent-on-gpu-1", healthy())
+		return code == http.StatusOK && len(d.Images) == 1 && d.Images[0].Digest == someDigest
+	})
+	if !d.Pull.Granted || d.Restart.Granted {
+		t.Errorf("%+v", d)
+	}
+	second, _ := replica(t, client, "two")
+	if _, code := postReport(t, client, "stolen", healthy()); code != http.StatusUnauthorized {
+		t.Errorf("a stolen token: %d", code)
+	}
+	ready := healthy(report.Image{Name: "a", Target: someDigest, Phase: report.ImageReady})
+	ready.Config.Hash = d.ConfigHash
+	await(t, "the node is marked and the taint gone", func() bool {
+		_, _ = postReport(t, client, "agent-on-gpu-1", ready)
+		node, err := client.CoreV1().Nodes().Get(t.Context(), "gpu-1", metav1.GetOptions{})
+		return err == nil && node.Labels[ReadyLabel] == "true" && node.Labels[ImageLabels+"a"] == "ready" && !tainted(node)
+	})
+	for path, says := range map[string]string{
+		"/v1/nodes": `"node": "gpu-1"`, "/v1/nodes/gpu-1": `"conditions"`, "/v1/restarts": "{}", "/healthz": "ok", "/readyz": "ok",
+		"/metrics": `hotplate_nodes{ready="True"} 1`,
+	} {
+		if code, body := get(t, first, path); code != 200 || !strings.Contains(body, says) {
+			t.Errorf("%s: %d %s, want %q", path, code, body, says)
+		}
+	}
+	if code, _ := get(t, first, "/v1/nodes/nobody"); code != http.StatusNotFound {
+		t.Errorf("a node that is not known: %d", code)
+	}
+	if code, body := get(t, second, "/v1/nodes"); code != http.StatusServiceUnavailable || !strings.Contains(body, "does not lead") {
+		t.Errorf("who does not lead says %d %s", code, body)
+	}
+	if _, body := get(t, second, "/metrics"); !strings.Contains(body, "hotplate_coordinator_leads 0") {
+		t.Error(body)
+	}
+	end()
+	began := time.Now()
+	await(t, "the second replica answers", func() bool {
+		_, code := postReport(t, client, "agent-on-gpu-1", ready)
+		return code == http.StatusOK && second.leads.Load() != nil
+	})
+	t.Log(fmt.Sprint("the second replica answered after ", time.Since(began).Round(time.Millisecond)))
+}
