@@ -32,7 +32,8 @@ func TestAgentsTrustTheCoordinatorThroughAYear(t *testing.T) {
 		roots []byte
 	}
 	var history []said
-	renewals, step := 0, time.Minute
+	renewals := 0
+	var step time.Duration
 	for now := noon; now.Before(noon.Add(3 * caLife)); now = now.Add(step) {
 		if step = time.Minute; len(history) > 0 && now.Sub(history[len(history)-1].at) > time.Hour {
 			step = 12 * time.Hour

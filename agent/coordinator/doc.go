@@ -20,6 +20,20 @@
 //   - fleet.go, conclude.go: what nodes say, and what that comes to.
 //   - pullers.go: how many nodes fetch at once.
 //   - rollout.go: which node may restart containerd.
+//   - marks.go: what a Node should say.
+//   - authority.go: the CA and the certificates that it signs.
 //
-// These are values and functions of values; nothing in them asks an API or a clock of its own.
+// These are values and functions of values; nothing in them asks an API or a clock of its own. Around them:
+//
+//   - coordinator.go, restart.go: [Coordinator], which puts them together into answers.
+//   - resolve.go: [Resolver], what tags mean.
+//   - auth.go, review.go, serve.go: whose report it is, and its way in.
+//   - view.go: [View], Nodes and Pods. marker.go: [Marker], writes on Nodes. keeper.go: [Keeper], writes in the own namespace.
+//   - lead.go, status.go: [Server], one replica, and what it tells people.
+//
+// # What a crash leaves
+//
+// The Lease runs out in 15 seconds, and another replica leads. Marks on Nodes stay as they were and are compared with what the
+// next leader concludes. A leave to restart that was given is in the ConfigMap hotplate-rollout before the node hears of it.
+// Places to pull are not kept: nodes that fetch say so and go on.
 package coordinator

@@ -33,8 +33,6 @@ const (
 	// go on that had stopped by itself.
 	PauseAnnotation  = "hotplate.dev/pause"
 	ResumeAnnotation = "hotplate.dev/resume"
-	// keepInterval is how often certificates are looked at.
-	keepInterval = time.Minute
 	// apiTimeout bounds one request to the API.
 	apiTimeout = 15 * time.Second
 )
@@ -76,7 +74,7 @@ func (k *Keeper) Certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return nil, errors.New("there is no certificate yet")
 }
 
-// Lead makes this replica the one that agents ask. It is repeated every keepInterval.
+// Lead makes this replica the one that agents ask. It is repeated, so that certificates are renewed in time.
 func (k *Keeper) Lead(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()

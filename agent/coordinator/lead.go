@@ -240,7 +240,7 @@ func (s *Server) readConfig(ctx context.Context, l *leader) error {
 	if err != nil {
 		return err
 	}
-	defer source.Close() //nolint:errcheck // it has nothing to lose
+	defer source.Close()
 	for {
 		snapshot, err := source.Next(ctx)
 		switch {
