@@ -285,6 +285,12 @@ func (p *Prefetcher) Stats() Stats {
 	}
 }
 
+// Throttle lets nobody ask a registry host, host[:port], for d, at most two minutes: it has asked others to be left alone.
+func (p *Prefetcher) Throttle(host string, d time.Duration) { p.fetch.Throttle(host, d) }
+
+// Throttled are the registry hosts that have asked to be left alone (Retry-After), and for how much longer.
+func (p *Prefetcher) Throttled() map[string]time.Duration { return p.fetch.Throttled() }
+
 // came counts bytes of layers.
 func (p *Prefetcher) came(way WayName, n int64) {
 	if way == Direct {

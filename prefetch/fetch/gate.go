@@ -30,10 +30,29 @@ type gate struct {
 
 	mu    sync.Mutex
 	until map[string]time.Time // by host:port; guarded by mu
+	asked map[string]time.Time // of those, what a host has asked us for; guarded by mu
 }
 
 func newGate(longest time.Duration) *gate {
-	return &gate{max: longest, until: make(map[string]time.Time)}
+	return &gate{max: longest, until: make(map[string]time.Time), asked: make(map[string]time.Time)}
+}
+
+// Throttle lets nobody ask host, which is host[:port] as in a URL, for d, as if it had sent Retry-After: somebody else was
+// asked to leave it alone.
+func (c *Client) Throttle(host string, d time.Duration) { c.gate.hold(host, d) }
+
+// Throttled are the hosts that have sent Retry-After, and for how much longer that counts. What Throttle said is not among
+// them.
+func (c *Client) Throttled() map[string]time.Duration {
+	c.gate.mu.Lock()
+	defer c.gate.mu.Unlock()
+	out := make(map[string]time.Duration)
+	for host, until := range c.gate.asked {
+		if left := time.Until(until); left > 0 {
+			out[host] = left
+		}
+	}
+	return out
 }
 
 // wait returns when host may be asked.
@@ -69,18 +88,31 @@ func (g *gate) pass(ctx context.Context, host string, eager bool) error {
 }
 
 func (g *gate) hold(host string, d time.Duration) {
-	now := time.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.until) >= maxHeld {
-		for h, t := range g.until {
-			if t.Before(now) || len(g.until) >= maxHeld {
-				delete(g.until, h)
+	extend(g.until, host, min(d, g.max))
+}
+
+// refused holds a host that has asked for it itself.
+func (g *gate) refused(host string, d time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	extend(g.until, host, min(d, g.max))
+	extend(g.asked, host, min(d, g.max))
+}
+
+// extend makes until name a time that is d from now, or later. It holds maxHeld hosts at most.
+func extend(until map[string]time.Time, host string, d time.Duration) {
+	now := time.Now()
+	if len(until) >= maxHeld {
+		for h, t := range until {
+			if t.Before(now) || len(until) >= maxHeld {
+				delete(until, h)
 			}
 		}
 	}
-	if t := now.Add(min(d, g.max)); t.After(g.until[host]) {
-		g.until[host] = t
+	if t := now.Add(d); t.After(until[host]) {
+		until[host] = t
 	}
 }
 
@@ -102,12 +134,11 @@ func (t *gated) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := retryAfter(resp, time.Now())
-	if d == 0 && resp.StatusCode == http.StatusTooManyRequests {
-		d = holdUnsaid
-	}
-	if d > 0 {
-		t.gate.hold(req.URL.Host, d)
+	switch d := retryAfter(resp, time.Now()); {
+	case d > 0:
+		t.gate.refused(req.URL.Host, d)
+	case resp.StatusCode == http.StatusTooManyRequests:
+		t.gate.hold(req.URL.Host, holdUnsaid)
 	}
 	return resp, nil
 }
