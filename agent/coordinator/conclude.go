@@ -107,9 +107,9 @@ func (q question) images(states map[string]ImageState) tally {
 		case found && is.Phase == report.ImageFailed:
 			states[want.Name] = ImageFailed
 			t.failed = append(t.failed, fmt.Sprintf("%s (%s)", want.Name, is.Reason))
-		case want.Digest == "" && q.unknown[want.Ref] != "":
+		case want.Digest == "" && q.unknown[spelled(want.Ref)] != "":
 			states[want.Name] = ImagePending
-			t.unknowns = append(t.unknowns, fmt.Sprintf("%s: %s", want.Name, q.unknown[want.Ref]))
+			t.unknowns = append(t.unknowns, fmt.Sprintf("%s: %s", want.Name, q.unknown[spelled(want.Ref)]))
 		default:
 			states[want.Name] = ImagePending
 			t.open = append(t.open, want.Name)

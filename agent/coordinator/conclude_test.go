@@ -62,6 +62,10 @@ func TestConclude(t *testing.T) {
 			reason: ReasonFailed, message: "failed: b (NoSpace)", images: map[string]ImageState{"a": ImageReady, "b": ImageFailed}},
 		"nobody knows the tag": {report: healthy(a), change: func(q *question) { q.unknown = map[string]string{"registry.example.com/b:v1": "404"} },
 			status: report.False, reason: ReasonUnresolved, message: "b: 404", images: map[string]ImageState{"a": ImageReady, "b": ImagePending}},
+		"nobody knows the tag of a short name": {report: healthy(), change: func(q *question) {
+			q.wanted = Wanted{Images: []report.WantedImage{{Name: "c", Ref: "c:v1"}}}
+			q.unknown = map[string]string{"docker.io/library/c:v1": "404"}
+		}, status: report.False, reason: ReasonUnresolved, message: "c: 404", images: map[string]ImageState{"c": ImagePending}},
 		"containerd is away": {report: with(healthy(a, b), report.ContainerdHealthy, report.False, "Away", "no answer"), status: report.False,
 			reason: "Away", message: "ContainerdHealthy: no answer"},
 		"it restarts": {report: with(healthy(a, b), report.HostsLive, report.Unknown, report.Restarting, ""), status: report.False,

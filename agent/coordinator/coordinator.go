@@ -49,6 +49,8 @@ type Config struct {
 	Nodes Nodes
 	// Keep makes a Rollout durable.
 	Keep func(ctx context.Context, r Rollout) error
+	// NewTag is called when a tag is wanted that nobody has looked up.
+	NewTag func()
 	// Changed is called when what is concluded of a node may have changed.
 	Changed func(node string)
 	Log     *slog.Logger
@@ -61,6 +63,7 @@ type Coordinator struct {
 
 	mu        sync.Mutex // guards what follows
 	intent    *Intent    // nil before the first
+	requests  []Request  // beside those of intent
 	changed   time.Time  // when the config became another one
 	resolved  Resolved
 	unknown   map[string]string // why a tag is not resolved, by reference
@@ -75,7 +78,7 @@ type Coordinator struct {
 
 // New returns a Coordinator that has heard nothing yet.
 func New(cfg Config) (*Coordinator, error) {
-	if cfg.Nodes == nil || cfg.Keep == nil || cfg.Changed == nil || cfg.Log == nil {
+	if cfg.Nodes == nil || cfg.Keep == nil || cfg.NewTag == nil || cfg.Changed == nil || cfg.Log == nil {
 		return nil, errors.New("coordinator: all fields of Config are required")
 	}
 	c := &Coordinator{cfg: cfg, fleet: NewFleet(time.Now()), pullers: newPullers(1), throttled: map[string]time.Time{}}
@@ -93,6 +96,24 @@ func (c *Coordinator) SetIntent(i Intent) {
 	c.pullers.limit(i.Cluster.MaxConcurrentNodes)
 	c.mu.Unlock()
 	c.everybody()
+}
+
+// SetRequests replaces the preheats that are wanted beside the config and annotations.
+func (c *Coordinator) SetRequests(all []Request) {
+	c.mu.Lock()
+	c.requests = all
+	c.mu.Unlock()
+	c.everybody()
+}
+
+// wants is what is wanted of the cluster; false before the first config. The caller holds mu.
+func (c *Coordinator) wants() (Intent, bool) {
+	if c.intent == nil {
+		return Intent{}, false
+	}
+	intent := *c.intent
+	intent.Requests = c.requests
+	return intent, true
 }
 
 // SetResolved replaces what tags mean, and why others are not known, both by reference.
@@ -130,18 +151,22 @@ func (c *Coordinator) Answer(ctx context.Context, name string, r report.NodeRepo
 	now := time.Now()
 	c.fleet.Hear(name, r, now)
 	c.mu.Lock()
-	if c.intent == nil {
+	intent, ok := c.wants()
+	if !ok {
 		c.mu.Unlock()
 		return report.Directive{}, errors.New("the coordinator has no config in force yet")
 	}
-	intent := *c.intent
 	wanted := intent.wanted(name, node.Labels, node.Preheat, c.resolved)
 	wanted.keep(r)
 	needs, fetching := work(wanted, r)
 	c.throttle(r.Throttled, now)
 	d := report.Directive{ConfigHash: intent.Hash, Images: wanted.Images, Pull: c.pullers.ask(name, needs, fetching, now),
 		Throttled: c.throttles(now), NextReport: idleInterval}
+	open := slices.ContainsFunc(d.Images, func(w report.WantedImage) bool { return w.Digest == "" && c.unknown[spelled(w.Ref)] == "" })
 	c.mu.Unlock()
+	if open {
+		c.cfg.NewTag()
+	}
 	if needs || r.Restart.Slot != report.SlotNone {
 		d.NextReport = workInterval
 	}
@@ -194,10 +219,11 @@ func (c *Coordinator) Conclude(node Node, had bool) (Conclusion, bool) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.intent == nil {
+	intent, ok := c.wants()
+	if !ok {
 		return Conclusion{}, false
 	}
-	return conclude(question{hash: c.intent.Hash, changed: c.changed, wanted: c.intent.wanted(node.Name, node.Labels, node.Preheat, c.resolved),
+	return conclude(question{hash: intent.Hash, changed: c.changed, wanted: intent.wanted(node.Name, node.Labels, node.Preheat, c.resolved),
 		unknown: c.unknown, heard: heard, now: now}), true
 }
 
@@ -205,21 +231,16 @@ func (c *Coordinator) Conclude(node Node, had bool) (Conclusion, bool) {
 func (c *Coordinator) Wanted(node Node) Wanted {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.intent == nil {
-		return Wanted{}
-	}
-	return c.intent.wanted(node.Name, node.Labels, node.Preheat, c.resolved)
+	intent, _ := c.wants()
+	return intent.wanted(node.Name, node.Labels, node.Preheat, c.resolved)
 }
 
 // Tags are all references of which it has to be looked up what they mean.
 func (c *Coordinator) Tags() (all []string) {
 	nodes := c.fleet.All()
 	c.mu.Lock()
-	intent := c.intent
+	intent, _ := c.wants()
 	c.mu.Unlock()
-	if intent == nil {
-		return nil
-	}
 	for name := range nodes {
 		if node, ok := c.cfg.Nodes.Node(name); ok {
 			all = append(all, intent.wanted(name, node.Labels, node.Preheat, nil).tags()...)

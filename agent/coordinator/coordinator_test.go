@@ -28,6 +28,7 @@ type cluster struct {
 	kept    Rollout
 	refuses error
 	changed map[string]int
+	newTags int
 }
 
 func newCluster(t *testing.T, images ...config.Image) *cluster {
@@ -46,7 +47,7 @@ func newCluster(t *testing.T, images ...config.Image) *cluster {
 func (c *cluster) lead() {
 	c.Helper()
 	before := c.Coordinator
-	is, err := New(Config{Nodes: c, Keep: c.keep, Log: slog.New(slog.DiscardHandler), Changed: func(node string) {
+	is, err := New(Config{Nodes: c, Keep: c.keep, Log: slog.New(slog.DiscardHandler), NewTag: func() { c.newTags++ }, Changed: func(node string) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.changed[node]++
@@ -101,7 +102,7 @@ func TestOnlyKnownNodesAreAnswered(t *testing.T) {
 	if _, err := c.Answer(t.Context(), "stranger", healthy()); err == nil || len(c.fleet.All()) != 0 {
 		t.Error(err, c.fleet.All())
 	}
-	empty, err := New(Config{Nodes: c, Keep: c.keep, Changed: func(string) {}, Log: slog.New(slog.DiscardHandler)})
+	empty, err := New(Config{Nodes: c, Keep: c.keep, NewTag: func() {}, Changed: func(string) {}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,6 +120,9 @@ func TestWhatANodeIsToldToHold(t *testing.T) {
 	if d.ConfigHash != "h1" || len(d.Images) != 1 || d.Images[0].Digest != "" || d.NextReport != workInterval {
 		t.Errorf("%+v", d)
 	}
+	if c.newTags != 1 {
+		t.Error("nobody is told that a tag is to be looked up")
+	}
 	if diff := slices.Compare(c.Tags(), []string{"registry.example.com/a:v1"}); diff != 0 {
 		t.Errorf("tags: %v", c.Tags())
 	}
@@ -130,8 +134,8 @@ func TestWhatANodeIsToldToHold(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 	has := healthy(report.Image{Name: "a", Target: "sha256:a", Phase: report.ImageReady})
-	if d := c.report("gpu-0", has); d.NextReport != idleInterval {
-		t.Errorf("%+v", d)
+	if d := c.report("gpu-0", has); d.NextReport != idleInterval || c.newTags != 1 {
+		t.Errorf("%+v, %d", d, c.newTags)
 	}
 	is, ok := c.Conclude(c.nodes["gpu-0"], false)
 	if !ok || is.Status != report.True {

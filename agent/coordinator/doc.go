@@ -28,7 +28,7 @@
 //   - coordinator.go, restart.go: [Coordinator], which puts them together into answers.
 //   - resolve.go: [Resolver], what tags mean.
 //   - auth.go, review.go, serve.go: whose report it is, and its way in.
-//   - view.go: [View], Nodes and Pods. marker.go: [Marker], writes on Nodes. keeper.go: [Keeper], writes in the own namespace.
+//   - requests.go: preheat requests. view.go: [View], Nodes and Pods. marker.go: [Marker], writes on Nodes. keeper.go: [Keeper], writes in the own namespace.
 //   - lead.go, status.go: [Server], one replica, and what it tells people.
 //
 // # What a crash leaves

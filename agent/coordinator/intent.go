@@ -25,7 +25,7 @@ type Intent struct {
 	Hash    string
 	Images  []config.Image
 	Cluster config.Cluster
-	// Requests are preheats beside the config and the annotations.
+	// Requests are preheats beside the config and the annotations. A Coordinator fills them in itself.
 	Requests []Request
 }
 

@@ -40,6 +40,8 @@ const (
 	idleTimeout   = 2 * time.Minute
 	maxHeader     = 32 << 10
 	endTimeout    = 5 * time.Second
+	// startTimeout is how long it may take, after the Lease was taken, until the goroutine that leads runs.
+	startTimeout = time.Second
 )
 
 // ServerConfig is what a Server needs. All fields but TLSSecret are required.
@@ -105,12 +107,14 @@ func (s *Server) term(ctx context.Context) error {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	failed := make(chan error, 1)
+	var led atomic.Bool
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: &resourcelock.LeaseLock{LeaseMeta: metav1.ObjectMeta{Namespace: s.cfg.Namespace, Name: AnnouncementName},
 			Client: s.cfg.Client.CoordinationV1(), LockConfig: resourcelock.ResourceLockConfig{Identity: s.cfg.Pod}},
 		LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod, ReleaseOnCancel: true, Name: AnnouncementName,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(ctx context.Context) {
+				led.Store(true)
 				failed <- s.lead(ctx)
 				end()
 			},
@@ -122,11 +126,14 @@ func (s *Server) term(ctx context.Context) error {
 	}
 	elector.Run(ctx)
 	end()
+	if led.Load() {
+		return <-failed
+	}
 	select {
 	case err := <-failed:
 		return err
-	case <-time.After(endTimeout):
-		return nil // it never led
+	case <-time.After(startTimeout):
+		return nil // it has not led
 	}
 }
 
@@ -137,6 +144,7 @@ type leader struct {
 	marker   *Marker
 	keeper   *Keeper
 	resolver *Resolver
+	requests *requests
 	handler  *handler
 	soak     atomic.Int64                                                          // of the config in force
 	resolve  atomic.Pointer[func(ctx context.Context, ref string) (string, error)] // by the config in force
@@ -156,11 +164,15 @@ func (s *Server) lead(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
+	ctx, end := context.WithCancel(ctx)
+	defer l.marker.Close()
 	defer l.view.Stop()
-	if err := l.view.Start(ctx); err != nil {
+	defer l.requests.stop()
+	defer end() // before those two, which wait for what it ends
+	if err := errors.Join(l.view.Start(ctx), l.requests.start(ctx)); err != nil {
 		return err
 	}
+	l.SetRequests(l.requests.all())
 	rollout, said, err := l.keeper.Rollout(ctx)
 	if err != nil {
 		return err
@@ -171,6 +183,7 @@ func (s *Server) lead(ctx context.Context) error {
 	}
 	s.leads.Store(l)
 	defer s.leads.Store(nil)
+	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.readConfig(ctx, l) })
 	g.Go(func() error {
 		l.marker.Run(ctx)
@@ -208,7 +221,7 @@ func (s *Server) newLeader(recorder events.EventRecorder) (l *leader, err error)
 	}); err != nil {
 		return nil, err
 	}
-	if l.Coordinator, err = New(Config{Nodes: l.view, Keep: l.keeper.Keep, Changed: look, Log: s.cfg.Log}); err != nil {
+	if l.Coordinator, err = New(Config{Nodes: l.view, Keep: l.keeper.Keep, NewTag: func() { l.resolver.Look() }, Changed: look, Log: s.cfg.Log}); err != nil {
 		return nil, err
 	}
 	if l.marker, err = NewMarker(MarkerConfig{Nodes: core.Nodes(), Get: l.view.Get, Events: recorder, Log: s.cfg.Log,
@@ -224,6 +237,12 @@ func (s *Server) newLeader(recorder events.EventRecorder) (l *leader, err error)
 			}
 			return (*resolve)(ctx, ref)
 		}}); err != nil {
+		return nil, err
+	}
+	if l.requests, err = newRequests(s.cfg.Client, s.cfg.Namespace, func() {
+		l.SetRequests(l.requests.all())
+		l.resolver.Look()
+	}, s.cfg.Log); err != nil {
 		return nil, err
 	}
 	auth := NewAuthenticator(tokenReviewer{s.cfg.Client}, s.cfg.Namespace, s.cfg.AgentAccount, func(pod, uid string) (string, bool) {

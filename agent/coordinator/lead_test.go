@@ -13,10 +13,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
@@ -57,7 +59,7 @@ func replica(t *testing.T, client *fake.Clientset, name string) (s *Server, end 
 		t.Fatal(document.Err)
 	}
 	s, err = NewServer(ServerConfig{Client: client, Namespace: "hotplate", Pod: name, AgentAccount: "hotplate-agent", URL: "https://" + address,
-		Listen: address, Log: slog.New(slog.DiscardHandler),
+		Listen: address, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Source: func(context.Context) (ConfigSource, error) { return &fixed{s: document}, nil },
 		Resolver: func(config.Snapshot) (func(context.Context, string) (string, error), error) {
 			return func(context.Context, string) (string, error) { return someDigest, nil }, nil
@@ -186,4 +188,28 @@ func TestAReplicaLeadsUntilItEnds(t *testing.T) {
 		return code == http.StatusOK && second.leads.Load() != nil
 	})
 	t.Log(fmt.Sprint("the second replica answered after ", time.Since(began).Round(time.Millisecond)))
+}
+
+// TestALeaderThatCannotBegin gives the Lease back and tries again, and leads when it can.
+func TestALeaderThatCannotBegin(t *testing.T) {
+	bad := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RolloutName, Namespace: "hotplate"}, Data: map[string]string{rolloutKey: "{"}}
+	client := fake.NewClientset(joining(), bad)
+	var reads atomic.Int32
+	client.PrependReactor("get", "configmaps", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		if a.(clienttesting.GetAction).GetName() == RolloutName {
+			reads.Add(1)
+		}
+		return false, nil, nil
+	})
+	s, _ := replica(t, client, "one")
+	await(t, "it tries again", func() bool { return reads.Load() >= 2 })
+	if s.leads.Load() != nil {
+		t.Error("it leads without knowing who restarts")
+	}
+	bad = bad.DeepCopy()
+	bad.Data = nil
+	if _, err := client.CoreV1().ConfigMaps("hotplate").Update(t.Context(), bad, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "it leads", func() bool { return s.leads.Load() != nil })
 }

@@ -80,6 +80,9 @@ func NewMarker(cfg MarkerConfig) (*Marker, error) {
 // Look has a node looked at soon.
 func (m *Marker) Look(node string) { m.queue.AddAfter(node, settleFor) }
 
+// Close ends what is waiting. Run does it too.
+func (m *Marker) Close() { m.queue.ShutDown() }
+
 // Writes is how many requests have written to the API.
 func (m *Marker) Writes() int64 { return m.writes.Load() }
 
@@ -93,7 +96,7 @@ func (m *Marker) Run(ctx context.Context) {
 		})
 	}
 	<-ctx.Done()
-	m.queue.ShutDown()
+	m.Close()
 	g.Wait()
 }
 

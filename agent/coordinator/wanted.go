@@ -77,6 +77,15 @@ func (r Resolved) of(ref reference.Named) string {
 	return r[ref.String()]
 }
 
+// spelled is a reference as Resolved has it.
+func spelled(text string) string {
+	ref, err := config.ParseRef(text)
+	if err != nil {
+		return text
+	}
+	return ref.String()
+}
+
 // tags are the references of which it has to be looked up what they mean, each once, in order.
 func (w Wanted) tags() (all []string) {
 	for _, img := range w.Images {
