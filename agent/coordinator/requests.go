@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	// RequestLabel, with the value true, is on ConfigMaps of the own namespace that hold a preheat request. Who may make one is
+	// RequestLabel is, with the value true, on ConfigMaps of the own namespace that hold a preheat request. Who may make one is
 	// who may make ConfigMaps there.
 	RequestLabel = "hotplate.dev/preheat-request"
 	// requestKey holds the request, as JSON.
