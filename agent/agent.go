@@ -337,7 +337,7 @@ func (a *Agent) enforce(s config.Snapshot, regs []hostconfig.Registry) error {
 		return err
 	}
 	known := loginsOf(s)
-	wanted := images.Wanted{Puller: a.puller, Images: s.Config.Images, AtOnce: s.Config.Prefetch.MaxImages,
+	wanted := images.Wanted{Puller: a.puller, Images: images.Plain(s.Config.Images), AtOnce: s.Config.Prefetch.MaxImages,
 		WhenUnwanted: s.Config.Prefetch.WhenUnwanted, Sources: sources(regs, known)}
 	a.cfg.Log.Info("config in force", "configHash", s.Hash, "registries", len(regs), "images", len(s.Config.Images))
 	a.hosts.want(s, regs, func() {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -22,9 +23,9 @@ const Size = 1 << 20
 // ErrBroken is what a test lets things fail with.
 var ErrBroken = errors.New("it is broken")
 
-// Puller is containerd's images in memory. A reference stands for its own image: the image of ref has the digest Of(ref)
-// and the ID IDOf(ref). It fails the test when two calls for one image run at once, when something is swept or removed
-// that is being made, or when it is asked for digests that it never gave.
+// Puller is containerd's images in memory. A reference stands for its own image: the image of ref has the digest Of(ref),
+// its own if it names one, and the ID IDOf(ref). It fails the test when two calls for one image run at once, when something
+// is swept or removed that is being made, or when it is asked for digests that it never gave.
 type Puller struct {
 	t testing.TB
 	// Takes is how long Ensure takes.
@@ -59,17 +60,24 @@ type State struct {
 	Made []config.Prefetch
 	// Result is added to that of Ensure.
 	Result prefetch.Result
+	// Told are the hosts that Throttle was called for, Throttles what Throttled returns.
+	Told, Throttles map[string]time.Duration
 }
 
 // NewPuller returns one without images.
 func NewPuller(t testing.TB) *Puller {
 	return &Puller{t: t, Takes: time.Second, Allowed: func() bool { return true }, busy: make(map[string]bool),
 		State: State{Fails: make(map[string]error), Ready: make(map[string]bool), Unpinned: make(map[string]bool),
-			InUse: make(map[string]bool)}}
+			InUse: make(map[string]bool), Told: make(map[string]time.Duration)}}
 }
 
 // Of is the digest of the image of ref.
-func Of(ref string) string { return "sha256:of-" + ref }
+func Of(ref string) string {
+	if _, digest, ok := strings.Cut(ref, "@"); ok {
+		return digest
+	}
+	return "sha256:of-" + ref
+}
 
 // IDOf is its ID.
 func IDOf(ref string) string { return "sha256:id-of-" + ref }
@@ -227,6 +235,20 @@ func (p *Puller) Watch(ctx context.Context, changed func()) error {
 
 // Stats returns Counters.
 func (p *Puller) Stats() prefetch.Stats { return p.Counters }
+
+// Throttle takes note of a host that is to be left alone.
+func (p *Puller) Throttle(host string, d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.Told[host] = d
+}
+
+// Throttled returns Throttles.
+func (p *Puller) Throttled() map[string]time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.Throttles)
+}
 
 // Change changes the State as somebody else would, and lets Watch tell.
 func (p *Puller) Change(f func(*State)) {

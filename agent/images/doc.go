@@ -10,6 +10,10 @@
 //     something goes back to the scheduler.
 //  3. The watcher tells the looker when an image record has changed.
 //
+// Where somebody else says what a tag means, as a coordinator does for all nodes, an image is asked for by its digest, and
+// the tag is one of the names that point at it. Nothing is fetched without the leave (SetLeave), and nothing is let go
+// before it is known what is wanted (Wanted.Waits).
+//
 // What the worker knows is gone after a crash, and found out again by looking. The pin is the memory of what was ours: an
 // image that left the config while no agent ran is let go of at the next start.
 package images

@@ -54,7 +54,7 @@ type real struct {
 func runReal(t testing.TB, store prefetch.Store, registry *prefetchtest.Registry, images ...config.Image) *real {
 	t.Helper()
 	w := New(new(agenttest.Log).Logger(), func() {})
-	w.SetWanted(Wanted{Puller: prefetchtest.NewPrefetcher(t, store, prefetchtest.Hosts(registry)), AtOnce: 2, Images: images})
+	w.SetWanted(Wanted{Puller: prefetchtest.NewPrefetcher(t, store, prefetchtest.Hosts(registry)), AtOnce: 2, Images: Plain(images)})
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	done := make(chan struct{})
 	go func() {

@@ -32,7 +32,7 @@ func (w *Worker) waitsFor(e *image) string { return ofRegistry(w.waits, e) }
 // held reports whether there is nothing to do for e but to wait. A Ready image is looked at all the same, and work under
 // way goes on. The caller holds mu.
 func (w *Worker) held(e *image) bool {
-	return e.phase != report.ImageReady && e.phase != report.ImageResolving && w.waitsFor(e) != ""
+	return e.waits != "" || e.phase != report.ImageReady && e.phase != report.ImageResolving && w.waitsFor(e) != ""
 }
 
 // letUnwantedGo takes our pin off images that no image of the config is any more, or removes them, once all wanted ones
@@ -42,10 +42,10 @@ func (w *Worker) held(e *image) bool {
 func (w *Worker) letUnwantedGo(ctx context.Context) {
 	w.mu.Lock()
 	puller, remove := w.wanted.Puller, w.wanted.WhenUnwanted == config.Delete
-	todo := puller != nil && !w.letGo && !time.Now().Before(w.letGoAt)
+	todo := puller != nil && w.wanted.Waits == "" && !w.letGo && !time.Now().Before(w.letGoAt)
 	wanted := make(map[string]bool) // image IDs, and whether they are to be pinned
 	for _, e := range w.images {
-		todo = todo && (e.phase == report.ImageReady && !e.unsure || e.lacksRoom()) && e.cancel == nil
+		todo = todo && e.waits == "" && (e.phase == report.ImageReady && !e.unsure || e.lacksRoom()) && e.cancel == nil
 		wanted[e.result.ConfigDigest] = wanted[e.result.ConfigDigest] || e.want.Pin
 	}
 	w.mu.Unlock()

@@ -51,7 +51,7 @@ func (w *Worker) logProgress(name string, s prefetch.Snapshot) {
 
 // logReady says in one line what became of a pull. The caller holds mu.
 func (w *Worker) logReady(e *image, res prefetch.Result) {
-	attrs := []any{"image", e.name, "ref", e.want.Ref, "digest", res.Digest, "fetched", report.Bytes(res.BytesFetched),
+	attrs := []any{"image", e.name, "ref", e.ref, "digest", res.Digest, "fetched", report.Bytes(res.BytesFetched),
 		"seconds", fmt.Sprintf("%.1f", res.Duration.Seconds()), "rate", report.RateOver(res.BytesFetched, res.Duration),
 		"pinned", res.Pinned}
 	add := func(key, value string) {

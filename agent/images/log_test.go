@@ -44,7 +44,7 @@ func TestTheLogHasAllThatIsKnownOfAPull(t *testing.T) {
 			{Digest: "sha256:a", Phase: prefetch.Fetching, Size: 4 << 30, Done: 1 << 30, Unpacked: 1 << 29, Rate: 1 << 30,
 				Left: 3 * time.Second, Host: "harbor.example.com", WaitingFor: "memory"},
 			{Digest: "sha256:b", Phase: prefetch.Pending}, {Digest: "sha256:c", Phase: prefetch.Ready}}})
-	w.logReady(&image{name: "llama", want: prefetch.Image{Ref: "example.com/llama"}}, prefetch.Result{Digest: "sha256:d",
+	w.logReady(&image{name: "llama", ref: "example.com/llama"}, prefetch.Result{Digest: "sha256:d",
 		BytesFetched: 6 << 30, Duration: 3 * time.Second, Pinned: true, Way: prefetch.API, WayReason: "snapshotter native",
 		BoundBy: prefetch.BoundStream, Advice: []string{"repack layer 3"}, Note: "n"})
 	w.logReady(&image{name: "small"}, prefetch.Result{})
@@ -124,7 +124,7 @@ func TestAnImageIsReportedWithItsLayersWhileItIsPrepared(t *testing.T) {
 	})
 	puller := prefetchtest.NewPrefetcher(t, prefetchtest.NewMemStore(t), prefetchtest.Hosts(registry))
 	im := New(new(agenttest.Log).Logger(), func() {})
-	im.SetWanted(Wanted{Puller: puller, Images: []config.Image{{Name: "llama", Ref: ref}}})
+	im.SetWanted(Wanted{Puller: puller, Images: Plain([]config.Image{{Name: "llama", Ref: ref}})})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -76,9 +76,12 @@ func (w *Worker) saw(e *image, res prefetch.Result, ok bool, err error) bool {
 		if !ok || !res.Pinned || !e.want.Pin {
 			return false
 		}
-		w.log.Info("image is Ready from before", "image", e.name, "ref", e.want.Ref, "digest", res.Digest)
-		e.phase, e.reason, e.result, e.unsure = report.ImageReady, report.AsBefore, res, true
-		e.message = "as it was before; not yet asked a registry whether the tag has moved"
+		w.log.Info("image is Ready from before", "image", e.name, "ref", e.ref, "digest", res.Digest)
+		e.phase, e.result = report.ImageReady, res
+		if e.digest == "" {
+			e.reason, e.unsure = report.AsBefore, true
+			e.message = "as it was before; not yet asked a registry whether the tag has moved"
+		}
 		return true
 	case ok:
 		e.result, e.message = res, w.note(e, res)

@@ -14,7 +14,7 @@ import (
 func (w *Worker) next() *image {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.paused != "" {
+	if w.paused != "" || w.noLeave != "" {
 		return nil
 	}
 	now := time.Now()
@@ -104,7 +104,7 @@ func (w *Worker) prepare(ctx context.Context, e *image) {
 		return
 	}
 	w.changed()
-	w.log.Info("preparing image", "image", e.name, "ref", e.want.Ref)
+	w.log.Info("preparing image", "image", e.name, "ref", e.ref)
 
 	stop := Follow(pr, progressInterval, func(s prefetch.Snapshot, last bool) {
 		if !last {
@@ -170,7 +170,7 @@ func (w *Worker) failed(e *image, err error) {
 		w.letGo = false
 	}
 	w.stats.Failures[e.reason]++
-	w.log.Error("image failed", "image", e.name, "ref", e.want.Ref, "reason", e.reason, "err", err, "retryIn", wait.Round(time.Second))
+	w.log.Error("image failed", "image", e.name, "ref", e.ref, "reason", e.reason, "err", err, "retryIn", wait.Round(time.Second))
 }
 
 // reasonOf is the reason of a failed image for programs.

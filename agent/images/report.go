@@ -1,6 +1,7 @@
 package images
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -18,10 +19,14 @@ func (w *Worker) Report() []report.Image {
 	for _, e := range w.images {
 		r := e.report()
 		switch {
+		case e.waits != "":
+			r.Phase, r.Reason, r.Message, r.Retry = report.ImagePending, report.WaitsForCoordinator, e.waits, time.Time{}
 		case w.held(e):
 			r.Phase, r.Reason, r.Message, r.Retry = report.ImagePending, report.WaitsForRegistry, w.waitsFor(e), time.Time{}
 		case w.paused != "" && r.Phase == report.ImagePending && e.cancel == nil:
 			r.Reason, r.Message = report.WaitsForRestart, w.paused
+		case w.noLeave != "" && r.Phase == report.ImagePending && e.cancel == nil:
+			r.Reason, r.Message = report.WaitsForTurn, w.noLeave
 		}
 		out = append(out, r)
 	}
@@ -37,8 +42,8 @@ func (w *Worker) Unwanted() []report.Unwanted {
 
 // report is the state of one image. The caller holds the Worker's mu.
 func (e *image) report() report.Image {
-	r := report.Image{Name: e.name, Ref: e.want.Ref, Digest: e.result.Digest, Target: e.result.Target(), Phase: e.phase, Reason: e.reason,
-		BytesDone: e.done, BytesTotal: e.total, Message: e.message,
+	r := report.Image{Name: e.name, Ref: e.ref, Digest: e.result.Digest, Target: cmp.Or(e.digest, e.result.Target()), Phase: e.phase,
+		Reason: e.reason, BytesDone: e.done, BytesTotal: e.total, Message: e.message,
 		Way: string(e.pulled.Way), WayReason: e.pulled.WayReason, Kept: e.pulled.Kept,
 		BoundBy: string(e.pulled.BoundBy), Advice: slices.Clone(e.pulled.Advice)}
 	switch e.phase {
@@ -77,6 +82,12 @@ func (w *Worker) Condition() (status report.ConditionStatus, reason, message str
 	case <-w.known:
 	default:
 		return report.Unknown, "Starting", ""
+	}
+	w.mu.Lock()
+	waits := w.wanted.Waits
+	w.mu.Unlock()
+	if waits != "" {
+		return report.Unknown, report.WaitsForCoordinator, waits
 	}
 	var failed, pending []string
 	all := w.Report()

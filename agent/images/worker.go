@@ -46,13 +46,27 @@ type Puller interface {
 	Remove(ctx context.Context, imageID string) error
 	Watch(ctx context.Context, changed func()) error
 	Stats() prefetch.Stats
+	Throttle(host string, d time.Duration)
+	Throttled() map[string]time.Duration
+}
+
+// Image is one image that is wanted.
+type Image struct {
+	config.Image
+	// Digest is what Ref means, where somebody else has found that out; with it no registry is asked.
+	Digest string
+	// Waits says why nothing may be done for it yet; empty if it may.
+	Waits string
 }
 
 // Wanted is what a config wants of a Worker.
 type Wanted struct {
 	// Puller makes the images ready. With another one than before, work under way begins anew.
 	Puller Puller
-	Images []config.Image
+	Images []Image
+	// Waits says why it is not known yet which images are wanted; empty if it is. Images are some of them then, and all that
+	// is done is to look whether they are there. Nothing is let go.
+	Waits string
 	// AtOnce is how many images of the same priority are prepared at once, at least 1.
 	AtOnce int
 	// WhenUnwanted says what becomes of images that are not in Images any more.
@@ -84,13 +98,18 @@ type Worker struct {
 	unwanted []report.Unwanted
 	waits    map[string]string // by registry host of the config: why its images wait, empty if they do not
 	paused   string            // why nothing may begin; empty if it may
+	noLeave  string            // why nothing may be fetched that is not under way; empty if it may
+	throttle map[string]time.Time
 	stats    Stats
 }
 
 // image is one wanted image and what became of it.
 type image struct {
 	name     string
+	ref      string // as pods write it
 	want     prefetch.Image
+	digest   string // what ref means, where that is known; empty where a registry has to be asked
+	waits    string
 	priority int
 
 	phase  report.ImagePhase
@@ -115,7 +134,7 @@ type image struct {
 // New returns a Worker that wants nothing yet. It calls changed, from any goroutine, when an image's phase has changed.
 func New(log *slog.Logger, changed func()) *Worker {
 	return &Worker{log: log, changed: changed, known: make(chan struct{}), schedule: make(chan struct{}, 1),
-		look: make(chan struct{}, 1), stats: newStats()}
+		look: make(chan struct{}, 1), throttle: make(map[string]time.Time), stats: newStats()}
 }
 
 // SetWanted replaces what is wanted and how it is pulled. Work on an image that is not wanted any more, or differently,
@@ -128,16 +147,16 @@ func (w *Worker) SetWanted(wanted Wanted) {
 	w.swept, w.sweepAt, w.sweepErr = false, time.Time{}, ""
 	w.letGo, w.letGoAt, w.complain, w.unwanted = false, time.Time{}, "", nil
 	for _, c := range wanted.Images {
-		want := prefetch.Image{Ref: c.Ref, Aliases: c.Aliases, Platform: c.Platform, Pin: c.Pin == nil || *c.Pin}
+		want, digest := c.want()
 		i := slices.IndexFunc(old, func(e *image) bool { return e.name == c.Name && reflect.DeepEqual(e.want, want) })
 		if i < 0 {
-			w.images = append(w.images, &image{name: c.Name, want: want, priority: c.Priority,
+			w.images = append(w.images, &image{name: c.Name, ref: c.Ref, want: want, digest: digest, waits: c.Waits, priority: c.Priority,
 				phase: report.ImagePending, retry: newRetry()})
 			continue
 		}
 		e := old[i]
 		old = slices.Delete(old, i, i+1)
-		e.priority = c.Priority
+		e.priority, e.ref, e.waits = c.Priority, c.Ref, c.Waits
 		e.due, e.lookAt = time.Time{}, time.Time{}
 		e.retry.Reset()
 		w.images = append(w.images, e)
@@ -156,6 +175,13 @@ func (w *Worker) SetWanted(wanted Wanted) {
 	case <-w.known:
 	default:
 		close(w.known)
+	}
+	if wanted.Puller != before.Puller {
+		for host, until := range w.throttle {
+			if left := time.Until(until); left > 0 {
+				wanted.Puller.Throttle(host, left)
+			}
+		}
 	}
 	w.mu.Unlock()
 	wake(w.schedule)
@@ -241,9 +267,11 @@ func (w *Worker) Once(ctx context.Context) {
 func (w *Worker) sweep(ctx context.Context) {
 	w.mu.Lock()
 	puller, todo := w.wanted.Puller, w.wanted.Puller != nil && !w.swept && !time.Now().Before(w.sweepAt)
+	todo = todo && w.wanted.Waits == ""
 	var wanted []prefetch.Image
 	for _, e := range w.images {
 		wanted = append(wanted, e.want)
+		todo = todo && e.waits == "" // what is kept for it goes by its digest
 	}
 	for _, e := range w.working {
 		todo = todo && slices.Contains(w.images, e)

@@ -68,7 +68,7 @@ func after(d time.Duration) {
 // wants makes the images wanted, one at once if not said otherwise, and starts afresh with what was asked.
 func (w *worker) wants(images ...config.Image) {
 	w.puller.Took()
-	w.wanted.Images = images
+	w.wanted.Images = Plain(images)
 	w.SetWanted(w.wanted)
 	synctest.Wait()
 }
@@ -342,7 +342,7 @@ func TestASweepThatFailsIsTriedAgain(t *testing.T) {
 func TestWorkEndsWithTheContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newIdleWorker(t)
-		w.SetWanted(Wanted{Puller: w.puller, Images: []config.Image{img("a", 0)}})
+		w.SetWanted(Wanted{Puller: w.puller, Images: Plain([]config.Image{img("a", 0)})})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); w.Run(ctx) }()

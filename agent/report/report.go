@@ -21,6 +21,8 @@ type NodeReport struct {
 	// Throttled are registry hosts that have asked this node to wait.
 	Throttled []Throttle `json:"throttled,omitempty"`
 	Restart   Restart    `json:"restart,omitzero"`
+	// Released is true when the node is as it was before hotplate, because the coordinator asked for that.
+	Released bool `json:"released,omitempty"`
 }
 
 // ConfigStatus says which config is in force.
@@ -74,6 +76,8 @@ const (
 	CertificatesValid = "CertificatesValid"
 	// ImagesReady is True when every image of the config is Ready.
 	ImagesReady = "ImagesReady"
+	// Released is told only by a node that is asked to become as it was before hotplate: True when it is.
+	Released = "Released"
 )
 
 // The reasons of HostsLive while the running daemon does not read the hosts directory, so that it must be restarted. They
@@ -83,6 +87,7 @@ const (
 	RestartForbidden = "RestartForbidden" // restart.policy is Never
 	OutsideWindow    = "OutsideWindow"    // restart.window is closed
 	RestartDeferred  = "RestartDeferred"  // the node is busy; it is tried again
+	WaitsForSlot     = "WaitsForSlot"     // the coordinator has not given the leave yet
 	RestartRefused   = "RestartRefused"   // it would not be safe; somebody has to change something
 	Restarting       = "Restarting"       // it is under way; also of ContainerdHealthy, which is Unknown then
 	RolledBack       = "RolledBack"       // it was tried and taken back
@@ -163,9 +168,13 @@ const (
 	ContainerdAway   = "ContainerdAway"   // the daemon does not answer
 	PullFailed       = "PullFailed"       // anything else: the message says
 	WaitsForRegistry = "WaitsForRegistry" // Pending: the registry's part of the config is not applied
-	WaitsForRestart  = "WaitsForRestart"  // Pending: containerd is to be restarted first
-	NotReadyAnyMore  = "NotReadyAnyMore"  // Pending: it was Ready, and lacks something now
-	AsBefore         = "AsBefore"         // Ready: from before the start; the registry has not been asked yet
+	WaitsForTurn     = "WaitsForTurn"     // Pending: other nodes pull now
+	// WaitsForCoordinator is Pending: it has not said yet what the node should hold, or what a tag means. It is also the reason
+	// of ImagesReady then, which is Unknown.
+	WaitsForCoordinator = "WaitsForCoordinator"
+	WaitsForRestart     = "WaitsForRestart" // Pending: containerd is to be restarted first
+	NotReadyAnyMore     = "NotReadyAnyMore" // Pending: it was Ready, and lacks something now
+	AsBefore            = "AsBefore"        // Ready: from before the start; the registry has not been asked yet
 )
 
 // Image is the state of one image of the config.
