@@ -62,7 +62,7 @@ e2e: ## Tests on real containerd (1.7 and 2.4) and a real registry; needs root
 
 .PHONY: e2e-full
 e2e-full: ## The same on every containerd line from 1.6 to 2.4; keeps the table in docs/
-	HOTPLATE_LINES=all HOTPLATE_FULL=1 HOTPLATE_TABLE=$(CURDIR)/docs/test-table.md $(GO) test -tags e2e -count=1 -p 1 -timeout 80m $(E2E)
+	HOTPLATE_LINES=all HOTPLATE_FULL=1 HOTPLATE_TABLE=$(CURDIR)/docs/test-table.md $(GO) test -tags e2e -count=1 -p 1 -timeout 150m $(E2E)
 
 .PHONY: restart-quick
 restart-quick: ## One row of each group of faults of a restart, on real systemd nodes; needs root
