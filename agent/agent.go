@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -61,7 +62,7 @@ type Prober interface {
 // really asked for them, host or host:port; both are empty where there is no login.
 type Logins func(registry, host string) (user, secret string, err error)
 
-// Config is what an Agent needs. All fields but Node are required.
+// Config is what an Agent needs. All fields but Node and Coordinator are required.
 type Config struct {
 	// Node is the node's name in reports.
 	Node string
@@ -83,7 +84,9 @@ type Config struct {
 	// NewRestarter makes the Restarter for the settings of a config. An error means that containerd cannot be restarted from
 	// here, and says why; it is called again then, now and then.
 	NewRestarter func(context.Context, RestarterConfig) (Restarter, error)
-	Slots        Slots
+	// Coordinator is that of the cluster; nil where there is none. With one, images are what it says, and a restart waits for
+	// its leave.
+	Coordinator Coordinator
 	// WatchHosts calls changed whenever something in the hosts directory changed, until ctx ends or it cannot.
 	WatchHosts func(ctx context.Context, changed func()) error
 	Log        *slog.Logger
@@ -98,7 +101,7 @@ func (c Config) check() error {
 		{"Version", c.Version != ""}, {"Address", c.Address != ""}, {"HostsDir", c.HostsDir != ""},
 		{"StateDir", c.StateDir != ""}, {"Source", c.Source != nil}, {"SourceName", c.SourceName != ""},
 		{"Host", c.Host != nil}, {"Daemon", c.Daemon != nil}, {"Prober", c.Prober != nil},
-		{"NewPuller", c.NewPuller != nil}, {"NewRestarter", c.NewRestarter != nil}, {"Slots", c.Slots != nil},
+		{"NewPuller", c.NewPuller != nil}, {"NewRestarter", c.NewRestarter != nil},
 		{"WatchHosts", c.WatchHosts != nil}, {"Log", c.Log != nil},
 	} {
 		if !f.set {
@@ -113,6 +116,7 @@ type Agent struct {
 	cfg    Config
 	view   *view
 	images *images.Worker
+	orders *orders
 	hosts  *reconciler
 	// restarts has its own goroutine, or belongs to that of Once.
 	restarts *restarts
@@ -140,19 +144,46 @@ func New(cfg Config) (*Agent, error) {
 		Containerd:   report.Containerd{Address: cfg.Address, HostsDir: cfg.HostsDir},
 		AgentProxy:   report.Proxy(daemon.ProxyFrom(os.Getenv)),
 	}, cfg.Log)
+	wake := func() {}
+	if cfg.Coordinator != nil {
+		wake = cfg.Coordinator.Wake
+	}
+	a.view.news = wake
 	var mu sync.Mutex // what was concluded last is said last
+	phases := ""
 	a.images = images.New(cfg.Log, func() {
 		mu.Lock()
 		defer mu.Unlock()
 		status, reason, message := a.images.Condition()
 		a.view.set(report.ImagesReady, status, reason, message)
+		if now := phasesOf(a.images.Report()); now != phases {
+			phases = now
+			wake()
+		}
 	})
+	if a.orders, err = newOrders(filepath.Join(cfg.StateDir, directiveName), cfg.Coordinator == nil, cfg.Log, a.images); err != nil {
+		return nil, err
+	}
 	a.cfg.Prober = &inTurn{prober: cfg.Prober, turn: make(chan struct{}, 1)}
 	need := newNeed(a.view)
 	a.hosts = newReconciler(a.cfg, a.view, proven, need, a.images.RetryNow, a.images.SetWaits)
 	need.ended = a.hosts.daemonChanged
-	a.restarts = newRestarts(a.cfg, need, a.images, a.cfg.Prober.Probe)
+	leaves := slots(freeSlots{})
+	if cfg.Coordinator != nil {
+		a.orders.leave.changed, a.orders.news = wake, need.wake
+		leaves = a.orders.leave
+	}
+	a.restarts = newRestarts(a.cfg, need, a.images, leaves, a.cfg.Prober.Probe)
 	return a, nil
+}
+
+// phasesOf sums up what of images a coordinator should hear at once.
+func phasesOf(all []report.Image) string {
+	var b strings.Builder
+	for _, i := range all {
+		fmt.Fprintf(&b, "%q %s %s %s\n", i.Name, i.Target, i.Phase, i.Reason)
+	}
+	return b.String()
 }
 
 // inTurn lets one probe run at a time: they publish the same directory.
@@ -176,11 +207,21 @@ func (a *Agent) Report() report.NodeReport {
 	r := a.view.Report()
 	r.Images, r.Unwanted = a.images.Report(), a.images.Unwanted()
 	r.Restart = a.restarts.need.report()
+	if a.cfg.Coordinator != nil {
+		r.Restart.Slot = a.orders.leave.wanted()
+		if what, _ := a.restarts.need.underWay(); what != "" {
+			r.Restart.Slot = report.SlotHeld // also for a restart that an earlier agent has begun
+		}
+	}
+	throttled := a.images.Throttled()
+	for _, host := range sortedKeys(throttled) {
+		r.Throttled = append(r.Throttled, report.Throttle{Host: host, For: throttled[host]})
+	}
 	return r
 }
 
-// Run works until ctx ends and returns nil then, or an error when it cannot go on. It changes nothing on the node when
-// it ends.
+// Run works until ctx ends and returns nil then, or an error when it cannot go on; that is ErrRelease where the coordinator
+// wants the node to become as it was. It changes nothing on the node when it ends.
 func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	snapshots := make(chan config.Snapshot)
@@ -202,12 +243,35 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.images.Run(ctx)
 		return nil
 	})
+	if a.cfg.Coordinator != nil {
+		g.Go(func() error { return a.report(ctx) })
+	}
 	return g.Wait()
+}
+
+// report talks with the coordinator until ctx ends, or it releases the node.
+func (a *Agent) report(ctx context.Context) error {
+	a.restarts.awaitRecovered(ctx) // or it would hear that a node does nothing which is about to end a restart
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	released := false
+	a.cfg.Coordinator.Run(ctx, a.Report, func(d report.Directive) {
+		a.orders.took(d)
+		if d.Release {
+			released = true
+			cancel()
+		}
+	})
+	if released {
+		return ErrRelease
+	}
+	return nil
 }
 
 // Once takes the config as it is now, tries everything one time, and returns what came of it. A config that is rejected
 // is an error here: there is nobody to mend it.
 func (a *Agent) Once(ctx context.Context) (report.NodeReport, error) {
+	a.orders.alone = true
 	s, err := a.cfg.Source.Next(ctx)
 	if err != nil {
 		return a.Report(), fmt.Errorf("read config: %w", err)
@@ -234,6 +298,7 @@ func (a *Agent) Once(ctx context.Context) (report.NodeReport, error) {
 
 // readConfig hands every change of the config over.
 func (a *Agent) readConfig(ctx context.Context, snapshots chan<- config.Snapshot) error {
+	a.orders.await(ctx)
 	for {
 		s, err := a.cfg.Source.Next(ctx)
 		if err != nil {
@@ -317,7 +382,7 @@ func (a *Agent) take(s config.Snapshot) error {
 func (a *Agent) accept(s config.Snapshot, regs []hostconfig.Registry) error {
 	a.view.update(func(r *report.NodeReport) { r.Config.Rejected = nil })
 	a.view.set(report.ConfigValid, report.True, "Accepted", "")
-	for _, w := range s.Warnings {
+	for _, w := range append(slices.Clone(s.Warnings), a.unheard(s.Config)...) {
 		a.cfg.Log.Warn("config", "warning", w)
 	}
 	if err := saveLastGood(a.lastGoodPath(), s); err != nil {
@@ -337,17 +402,32 @@ func (a *Agent) enforce(s config.Snapshot, regs []hostconfig.Registry) error {
 		return err
 	}
 	known := loginsOf(s)
-	wanted := images.Wanted{Puller: a.puller, Images: images.Plain(s.Config.Images), AtOnce: s.Config.Prefetch.MaxImages,
+	wanted := images.Wanted{Puller: a.puller, AtOnce: s.Config.Prefetch.MaxImages,
 		WhenUnwanted: s.Config.Prefetch.WhenUnwanted, Sources: sources(regs, known)}
 	a.cfg.Log.Info("config in force", "configHash", s.Hash, "registries", len(regs), "images", len(s.Config.Images))
 	a.hosts.want(s, regs, func() {
 		a.logins.Store(new(known.find()))
-		a.images.SetWanted(wanted)
+		a.orders.config(wanted, s.Config.Images, s.Hash)
 		a.restarts.need.want(s.Config.Restart, s.Hash)
 		// Now, and not before: Ready must not be read together with a hash that it is not about.
 		a.view.update(func(r *report.NodeReport) { r.Config.Hash = s.Hash })
+		a.view.news()
 	})
 	return nil
+}
+
+// unheard warns of what a config says to a coordinator, where there is none.
+func (a *Agent) unheard(cfg *config.Config) (warnings []string) {
+	if a.cfg.Coordinator != nil {
+		return nil
+	}
+	for _, img := range cfg.Images {
+		if len(img.NodeSelector) > 0 {
+			warnings = append(warnings, fmt.Sprintf("image %s: its nodeSelector is for the coordinator of a cluster; this node has none, and "+
+				"takes the image as wanted", img.Name))
+		}
+	}
+	return warnings
 }
 
 // setLimits makes a Puller when the limits are others than before. One that stays keeps its counters and what it knows

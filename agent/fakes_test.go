@@ -257,11 +257,13 @@ type node struct {
 	puller *agenttest.Puller
 	// restarter is the only way to restart containerd.
 	restarter *fakeRestarter
-	log       *agenttest.Log
-	logins    Logins // of the newest puller
-	watch     error  // what WatchHosts fails with
-	ended     chan error
-	cancel    context.CancelFunc
+	// coordinator is nil on a node by itself.
+	coordinator *fakeCoordinator
+	log         *agenttest.Log
+	logins      Logins // of the newest puller
+	watch       error  // what WatchHosts fails with
+	ended       chan error
+	cancel      context.CancelFunc
 }
 
 // newNode returns an agent that does not run yet, on a healthy daemon that obeys.
@@ -290,7 +292,7 @@ func (n *node) start() {
 }
 
 func (n *node) config() Config {
-	return Config{
+	cfg := Config{
 		Node: "gpu-7", Version: "v1", Address: "/run/containerd/containerd.sock", HostsDir: "/etc/containerd/certs.d",
 		StateDir: n.dir, Source: n.source, SourceName: "config.yaml", Host: n.host, Daemon: n.daemon, Prober: n.prober,
 		Log: n.log.Logger(),
@@ -299,7 +301,6 @@ func (n *node) config() Config {
 			n.logins = logins
 			return n.puller, nil
 		},
-		Slots: FreeSlots{},
 		NewRestarter: func(_ context.Context, cfg RestarterConfig) (Restarter, error) {
 			return n.restarter.madeFor(cfg)
 		},
@@ -311,6 +312,10 @@ func (n *node) config() Config {
 			return nil
 		},
 	}
+	if n.coordinator != nil {
+		cfg.Coordinator = n.coordinator
+	}
+	return cfg
 }
 
 // run lets the agent work in the background until the test ends.

@@ -15,6 +15,8 @@ import (
 const (
 	lastGoodName = "last-good-config.yaml"
 	provenName   = "proven-cas.json"
+	// directiveName is what the coordinator said last.
+	directiveName = "last-directive.json"
 )
 
 // stagingName is the directory for partial layers, which package prefetch keeps there where containerd unpacks.
@@ -24,7 +26,7 @@ const stagingName = "staging"
 // be running.
 func Forget(stateDir string) error {
 	var errs []error
-	for _, name := range []string{lastGoodName, provenName, SocketName} {
+	for _, name := range []string{lastGoodName, provenName, directiveName, SocketName} {
 		if err := os.Remove(filepath.Join(stateDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("forget an earlier agent: %w", err))
 		}

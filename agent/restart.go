@@ -22,6 +22,8 @@ const (
 	deferMax = 10 * time.Minute
 	// refusedInterval is how often it is looked whether one that was not safe has become so although nothing was told.
 	refusedInterval = 10 * time.Minute
+	// slotLook is how often it is looked for a leave that was asked for, although nothing was heard of it.
+	slotLook = 15 * time.Second
 	// recoverInterval is how often an earlier restart that could not be ended is taken up again.
 	recoverInterval = time.Minute
 	// idleLook bounds how long nothing is looked at: windows are told by the clock, which may be set.
@@ -48,24 +50,10 @@ type RestarterConfig struct {
 	Settings config.Restart
 	// Probe is the agent's own: probes must not run at once.
 	Probe func(context.Context) (probe.Verdict, error)
-	// Slot waits for the leave to restart. It must be called when nothing else stands in the way, and the leave given back
-	// when the restart has ended.
+	// Slot must be called right before the daemon is touched, when nothing else stands in the way; release when the restart
+	// has ended. Its error means that it is not to be done any more.
 	Slot func(context.Context) (release func(), err error)
 }
-
-// Slots gives the leave to restart containerd, so that not all nodes of a cluster do it at once.
-type Slots interface {
-	// Acquire waits for the leave; release gives it back.
-	Acquire(ctx context.Context) (release func(), err error)
-}
-
-// FreeSlots always gives it. It is for a node that has nobody to ask.
-type FreeSlots struct{}
-
-var _ Slots = FreeSlots{}
-
-// Acquire implements Slots.
-func (FreeSlots) Acquire(context.Context) (release func(), err error) { return func() {}, nil }
 
 // restarts restarts containerd where only that makes it read the hosts directory, when the config lets it. Its fields
 // belong to the goroutine that calls step, but for need, stats and the channels.
@@ -74,6 +62,7 @@ type restarts struct {
 	log   *slog.Logger
 	need  *need
 	pulls pulls
+	slots slots
 	probe func(context.Context) (probe.Verdict, error)
 	stats *restartStats
 
@@ -89,13 +78,14 @@ type restarts struct {
 	stuck       bool      // containerd does not work since an earlier one: a person has to look
 	open        bool      // an earlier one may not have ended
 	openAt      time.Time // when that is looked at again
+	asked       bool      // the leave is asked for: nothing else stood in the way
 	interrupted time.Time // when pulls were interrupted last
 	started     time.Time
 }
 
-func newRestarts(cfg Config, n *need, p pulls, probe func(context.Context) (probe.Verdict, error)) *restarts {
+func newRestarts(cfg Config, n *need, p pulls, s slots, probe func(context.Context) (probe.Verdict, error)) *restarts {
 	r := &restarts{
-		cfg: cfg, log: cfg.Log, need: n, pulls: p, probe: probe, stats: newRestartStats(),
+		cfg: cfg, log: cfg.Log, need: n, pulls: p, slots: s, probe: probe, stats: newRestartStats(),
 		recovered: make(chan struct{}), turn: make(chan struct{}, 1), started: time.Now(),
 		retry: backoff.NewExponentialBackOff(backoff.WithInitialInterval(deferMin), backoff.WithMaxInterval(deferMax),
 			backoff.WithMultiplier(2), backoff.WithMaxElapsedTime(0)),
@@ -155,6 +145,10 @@ func (r *restarts) step(ctx context.Context) time.Duration {
 // act restarts the daemon if that is needed and may be done now, and returns when to look again.
 func (r *restarts) act(ctx context.Context, f facts) time.Duration {
 	now := time.Now()
+	if may := f.why != "" && f.settings != nil && !r.stuck && f.settings.Policy != config.RestartNever &&
+		f.settings.Window.Contains(now); !may {
+		r.giveBack()
+	}
 	switch {
 	case f.why == "" || f.settings == nil || r.stuck:
 		return idleLook
@@ -169,7 +163,9 @@ func (r *restarts) act(ctx context.Context, f facts) time.Duration {
 			opens.Format("Mon 2006-01-02 15:04 MST"), opens)
 		return min(opens.Sub(now), idleLook)
 	case !now.Before(r.due):
-		r.attempt(ctx, f)
+		if r.attempt(ctx, f); r.asked {
+			return slotLook // or when the coordinator has said something about it
+		}
 	}
 	return min(time.Until(r.due), idleLook)
 }
@@ -190,9 +186,17 @@ func (r *restarts) attempt(ctx context.Context, f facts) {
 	o, err := r.try(ctx, *f.settings)
 	r.readRecords()
 	r.leave()
-	if ctx.Err() == nil { // else the next start goes on
-		r.conclude(o, err)
+	if errors.Is(err, errNoSlot) || ctx.Err() != nil { // else the next start goes on
+		return
 	}
+	r.conclude(o, err)
+	r.giveBack() // now that it is told what came of it
+}
+
+// giveBack gives the leave back, or asks no more.
+func (r *restarts) giveBack() {
+	r.asked = false
+	r.slots.free()
 }
 
 // recover ends what an earlier agent has left, whatever the policy. An error means that this was not possible.
@@ -231,24 +235,16 @@ func (r *restarts) recover(ctx context.Context) error {
 // errNotNow means that a restart is not to be done any more when it could begin.
 var errNotNow = errors.New("the config or the window does not let it begin any more, or it is not needed any more")
 
-// slot is the leave to restart, and lets everybody know meanwhile that the daemon may be away. Until it is there, much time
-// may have gone by.
-func (r *restarts) slot(ctx context.Context) (release func(), err error) {
-	give, err := r.cfg.Slots.Acquire(ctx)
-	if err != nil {
-		return nil, err
-	}
+// slot lets everybody know that the daemon may be away until release. Since it was decided, much time may have gone by. The
+// leave is there already.
+func (r *restarts) slot(context.Context) (release func(), err error) {
 	f := r.need.facts()
 	if f.why == "" || f.settings.Policy == config.RestartNever || !f.settings.Window.Contains(time.Now()) {
-		give()
 		return nil, errNotNow
 	}
 	end := r.need.begin("hotplate restarts it now")
 	r.need.tell()
-	return func() {
-		end(true)
-		give()
-	}, nil
+	return func() { end(true) }, nil
 }
 
 // enter waits for the turn to use the Restarter. It reports false when ctx has ended first.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/hotplate-dev/hotplate/agent/config"
@@ -28,15 +29,22 @@ type pulls interface {
 	Drain(ctx context.Context, grace time.Duration) error
 }
 
-// try restarts the daemon if that can be done now. It leaves images in a pause, in which none gets in the way; one that is
-// under way is interrupted only where it is, and only so often. The caller has the turn.
+// errNoSlot means that a restart waits for the leave.
+var errNoSlot = errors.New("there is no leave to restart yet")
+
+// try restarts the daemon if that can be done now. The leave for it is asked for when nothing else stands in the way, and
+// nothing stops meanwhile. Then it leaves images in a pause, in which none gets in the way; one that is under way is interrupted
+// only where it is, and only so often. The caller has the turn.
 func (r *restarts) try(ctx context.Context, settings config.Restart) (restart.Outcome, error) {
 	t, err := r.restarter(ctx, settings)
 	if err != nil {
 		return restart.Outcome{}, err
 	}
-	inTheWay := false
-	if idle := r.pulls.Idle(); r.refused || !idle {
+	inTheWay, taken := false, r.slots.take()
+	if !taken && r.asked {
+		return r.waitForSlot()
+	}
+	if idle := r.pulls.Idle(); r.refused || !idle || !taken {
 		a, err := t.Assess(ctx)
 		if err != nil {
 			return restart.Outcome{}, err
@@ -47,11 +55,21 @@ func (r *restarts) try(ctx context.Context, settings config.Restart) (restart.Ou
 			return o, nil
 		}
 	}
+	if !taken && !r.slots.take() {
+		return r.waitForSlot()
+	}
 	r.pulls.Pause("waits for a restart of containerd")
 	if inTheWay {
 		return r.interrupt(ctx, t)
 	}
 	return t.Run(ctx)
+}
+
+// waitForSlot asks for the leave. It is looked for again whenever the coordinator has said something about it.
+func (r *restarts) waitForSlot() (restart.Outcome, error) {
+	r.asked = true
+	r.need.say(report.WaitsForSlot, "hotplate restarts it when the coordinator gives the leave: "+r.slots.ask(), time.Time{})
+	return restart.Outcome{}, errNoSlot
 }
 
 // interrupt lets pulls of hotplate's own end, or ends them, and restarts the daemon when the node has come to rest.

@@ -20,13 +20,15 @@ func conditionTypes() []string {
 // logs every transition, so that the log alone tells the node's state.
 type view struct {
 	log *slog.Logger
+	// news is called, with the lock held, when a condition has another status or reason.
+	news func()
 
 	mu sync.Mutex
 	r  report.NodeReport // guarded by mu
 }
 
 func newView(base report.NodeReport, log *slog.Logger) *view {
-	v := &view{log: log, r: base}
+	v := &view{log: log, news: func() {}, r: base}
 	for _, t := range conditionTypes() {
 		v.r.Conditions = append(v.r.Conditions,
 			report.Condition{Type: t, Status: report.Unknown, Reason: "Starting", LastTransitionTime: time.Now()})
@@ -83,6 +85,9 @@ func (v *view) set(t string, status report.ConditionStatus, reason, message stri
 	}
 	v.log.Log(context.Background(), level, t, "status", string(status), "reason", reason, "message", message)
 	v.conclude()
+	if old.Status != status || old.Reason != reason {
+		v.news()
+	}
 }
 
 // conclude derives Ready. A rejected newer config does not make a node unready: the last good one still serves, and a

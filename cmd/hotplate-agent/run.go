@@ -169,22 +169,20 @@ func (o *options) newAgent(p *parts, log *slog.Logger) (*agent.Agent, error) {
 		return nil, err
 	}
 	return agent.New(agent.Config{
-		Node:       o.node,
-		Version:    version,
-		Address:    o.address,
-		HostsDir:   o.hostsDir,
-		StateDir:   o.stateDir,
-		Source:     p.source,
-		SourceName: o.config,
-		Host:       p.host,
-		Daemon:     p.daemon,
-		Prober:     prober,
-		Log:        log,
-		WatchHosts: func(ctx context.Context, changed func()) error { return apply.Watch(ctx, o.hostsDir, changed) },
-		NewPuller:  o.newPuller(p, log),
-		// The leave to restart is always given, until a coordinator is there to ask.
+		Node:         o.node,
+		Version:      version,
+		Address:      o.address,
+		HostsDir:     o.hostsDir,
+		StateDir:     o.stateDir,
+		Source:       p.source,
+		SourceName:   o.config,
+		Host:         p.host,
+		Daemon:       p.daemon,
+		Prober:       prober,
+		Log:          log,
+		WatchHosts:   func(ctx context.Context, changed func()) error { return apply.Watch(ctx, o.hostsDir, changed) },
+		NewPuller:    o.newPuller(p, log),
 		NewRestarter: o.newRestarter(p, log),
-		Slots:        agent.FreeSlots{},
 	})
 }
 
