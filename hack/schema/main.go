@@ -18,11 +18,13 @@ import (
 	"github.com/invopop/jsonschema"
 
 	"github.com/hotplate-dev/hotplate/agent/config"
+	"github.com/hotplate-dev/hotplate/hack/generated"
 )
 
 const (
-	module = "github.com/hotplate-dev/hotplate"
-	file   = "manifests/config.schema.json"
+	module  = "github.com/hotplate-dev/hotplate"
+	file    = "manifests/config.schema.json"
+	command = "go run ./hack/schema"
 )
 
 func main() {
@@ -39,34 +41,11 @@ func run(verify bool) error {
 	if err != nil {
 		return err
 	}
-	if !verify {
-		return os.WriteFile(file, want, 0o644)
+	out := generated.File{Path: file, Data: want}
+	if verify {
+		return out.Verify(command)
 	}
-	got, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	return compare(got, want)
-}
-
-// compare returns an error that shows the first line in which the file is out of date.
-func compare(got, want []byte) error {
-	if bytes.Equal(got, want) {
-		return nil
-	}
-	gotLines, wantLines := bytes.Split(got, []byte("\n")), bytes.Split(want, []byte("\n"))
-	n := 0
-	for n < min(len(gotLines), len(wantLines)) && bytes.Equal(gotLines[n], wantLines[n]) {
-		n++
-	}
-	line := func(lines [][]byte) []byte {
-		if n < len(lines) {
-			return lines[n]
-		}
-		return []byte("(end of file)")
-	}
-	return fmt.Errorf("%s is out of date from line %d on; run `go run ./hack/schema` and commit it\n-%s\n+%s",
-		file, n+1, line(gotLines), line(wantLines))
+	return out.Write()
 }
 
 // generate makes the schema. It reads the comments in the sources, so it must run at the root of the repository.
