@@ -101,6 +101,17 @@ func (s *suite) none(source *Source, when string) {
 	}
 }
 
+// noneUntil checks that nothing is delivered until the log says something.
+func (s *suite) noneUntil(source *Source, part string) {
+	s.t.Helper()
+	for end := time.Now().Add(s.patience); len(s.log.Lines(part)) == 0; {
+		if !time.Now().Before(end) {
+			s.t.Fatalf("the log does not say %q:\n%s", part, strings.Join(s.log.Lines(), "\n"))
+		}
+		s.none(source, part)
+	}
+}
+
 func (s *suite) fault(snapshot config.Snapshot, parts ...string) {
 	s.t.Helper()
 	if snapshot.Err == nil {
@@ -307,8 +318,10 @@ func awayAndBack(s *suite) {
 	source := s.source()
 	s.next(source)
 	s.away(true)
+	s.noneUntil(source, "the Kubernetes API does not answer; what it said last stays in force")
 	s.none(source, "the API is away")
 	s.away(false)
+	s.noneUntil(source, "the Kubernetes API answers again")
 	s.none(source, "the API is back")
 	s.lines(1, "the Kubernetes API does not answer; what it said last stays in force")
 	s.lines(1, "the Kubernetes API answers again")
@@ -389,9 +402,13 @@ func lastGoodObjects(s *suite) {
 
 func announcement(s *suite) {
 	ca := certificate(s.t, "ca")
-	source := s.source()
-	s.next(source)
-	if _, err := source.Coordinator(); !errors.Is(err, ErrNoCoordinator) {
+	finder := NewFinder(s.agent, s.namespace, s.log.Logger())
+	s.t.Cleanup(func() {
+		if err := finder.Close(); err != nil {
+			s.t.Errorf("close: %v", err)
+		}
+	})
+	if _, err := finder.Coordinator(); !errors.Is(err, ErrNoCoordinator) {
 		s.t.Errorf("before: %v", err)
 	}
 	want := Coordinator{URL: "https://192.0.2.7:8443", CA: ca}
@@ -410,12 +427,12 @@ func announcement(s *suite) {
 		var got Coordinator
 		var err error
 		for end := time.Now().Add(s.patience); time.Now().Before(end); {
-			got, err = source.Coordinator()
+			got, err = finder.Coordinator()
 			if err == nil && test.want == "" || err != nil && test.want != "" && strings.Contains(err.Error(), test.want) {
 				break
 			}
 			select {
-			case <-source.Announced():
+			case <-finder.Moved():
 			case <-time.After(s.patience):
 			}
 		}
@@ -428,11 +445,11 @@ func announcement(s *suite) {
 	}
 	s.remove(CoordinatorName)
 	for end := time.Now().Add(s.patience); time.Now().Before(end); {
-		if _, err := source.Coordinator(); errors.Is(err, ErrNoCoordinator) {
+		if _, err := finder.Coordinator(); errors.Is(err, ErrNoCoordinator) {
 			return
 		}
 		select {
-		case <-source.Announced():
+		case <-finder.Moved():
 		case <-time.After(s.patience):
 		}
 	}
