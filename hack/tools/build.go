@@ -186,14 +186,26 @@ func (b *Builder) moduleRecipe(ctx context.Context, part Part) (recipe, error) {
 		return recipe{}, err
 	}
 	ldflags := "-s -w"
-	if part.VersionVar != "" {
-		ldflags += " -X " + part.VersionVar + "=" + strings.TrimPrefix(version, "v")
+	for _, assignment := range part.Link {
+		ldflags += " -X " + withVersion(assignment, version)
 	}
 	// Flags are given in full, since GOFLAGS may come from the environment or from go env -w.
 	args := []string{"build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", ldflags}
+	inputs := [][]byte{mod, sum, []byte(goVersion), []byte(strings.Join(args, "\x00")), []byte(runtime.GOARCH)}
+	own, err := filepath.Glob(filepath.Join(module, "*.go"))
+	if err != nil {
+		return recipe{}, err
+	}
+	for _, path := range own {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return recipe{}, err
+		}
+		inputs = append(inputs, text)
+	}
 	return recipe{
 		part: part,
-		key:  key(mod, sum, []byte(goVersion), []byte(strings.Join(args, "\x00")), []byte(runtime.GOARCH)),
+		key:  key(inputs...),
 		what: fmt.Sprintf("building %s %s (minutes, once)", part.Module, version),
 		run: func(ctx context.Context, dir string) error {
 			// "tool" stands for all tool directives of the module.
@@ -220,6 +232,14 @@ func requiredVersion(gomod []byte, module string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("go.mod does not require %s", module)
+}
+
+// withVersion puts the numbers of a module's version into a line of Part.Link.
+func withVersion(line, version string) string {
+	version = strings.TrimPrefix(version, "v")
+	major, rest, _ := strings.Cut(version, ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	return strings.NewReplacer("{version}", version, "{major}", major, "{minor}", minor).Replace(line)
 }
 
 // key is a hash of its parts and of where one ends and the next begins.

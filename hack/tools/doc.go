@@ -1,5 +1,5 @@
-// Package tools builds the real programs that the rig starts: containerd of every line, a registry, the linter, and the
-// root of systemd nodes.
+// Package tools builds the real programs that the rig starts: containerd of every line, a registry, Kubernetes with etcd,
+// CNI plugins and helm, the linter, and the root of systemd nodes.
 //
 // Each part has a directory beside this file with a module of its own. One module for all of them would not do: minimal
 // version selection would build every part with the newest dependency that any part asks for, and then a test would run
@@ -8,7 +8,7 @@
 //
 // [Builder.Ensure] gives the directory with a part's programs:
 //
-//  1. It computes a key from the part's go.mod and go.sum, the Go version and the build flags.
+//  1. It computes a key from all files of the part's module, the Go version and the build flags.
 //  2. If <user cache>/hotplate/tools/<part>-<key> exists, that is the answer.
 //  3. Otherwise it takes the part's file lock, so that test processes that run in parallel build once, and looks again.
 //  4. It builds into a temporary directory beside the final one and renames it.
@@ -29,5 +29,6 @@
 //	go get -tool MODULE/cmd/PROGRAM@VERSION    # once for each program
 //	go mod edit -go=VERSION                    # that of the main go.mod, unless the part needs a newer one
 //
-// and add a line to [Parts]. To raise a version, run the go get lines again.
+// and add a line to [Parts]. To raise a version, run the go get lines again. CoreDNS is compiled with the plugins that
+// its main package names, so that one has a program of its own here, which is the module's tool.
 package tools

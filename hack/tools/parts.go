@@ -12,8 +12,9 @@ type Part struct {
 	Name string
 	// Module is the module whose version is the part's version.
 	Module string
-	// VersionVar is the Go variable that the version is linked into, without its "v". Empty: none.
-	VersionVar string
+	// Link sets Go variables, by lines as "main.version={version}". {version} is the part's version without its "v",
+	// {major} and {minor} are its first two numbers.
+	Link []string
 	// Debian is the Debian package to unpack. Set instead of Module.
 	Debian string
 	// Wants is what the Debian program's --version must contain, since a package has other versions in other releases.
@@ -31,22 +32,39 @@ const (
 
 // Parts lists every part that can be built, in the order in which "all" builds them.
 func Parts() []Part {
-	v1, v2 := containerd1+"/version.Version", containerd2+"/version.Version"
+	v1, v2 := []string{containerd1 + "/version.Version={version}"}, []string{containerd2 + "/version.Version={version}"}
 	return []Part{
-		{Name: "containerd-2.4", Module: containerd2, VersionVar: v2, Default: true},
+		{Name: "containerd-2.4", Module: containerd2, Link: v2, Default: true},
 		{Name: "registry", Module: "github.com/distribution/distribution/v3", Default: true,
-			VersionVar: "github.com/distribution/distribution/v3/version.version"},
-		{Name: "containerd-1.7", Module: containerd1, VersionVar: v1, Default: true},
-		{Name: "golangci-lint", Module: "github.com/golangci/golangci-lint/v2", VersionVar: "main.version", Default: true},
+			Link: []string{"github.com/distribution/distribution/v3/version.version={version}"}},
+		{Name: "containerd-1.7", Module: containerd1, Link: v1, Default: true},
+		{Name: "golangci-lint", Module: "github.com/golangci/golangci-lint/v2", Default: true,
+			Link: []string{"main.version={version}"}},
 		{Name: "node-root", Default: true, Root: []string{
 			"systemd", "systemd-sysv", "dbus", "iproute2", "ca-certificates", "procps", "kmod", "runc", "busybox-static",
+			"nftables", // for kube-proxy
 		}},
-		{Name: "containerd-2.3", Module: containerd2, VersionVar: v2},
-		{Name: "containerd-2.2", Module: containerd2, VersionVar: v2},
-		{Name: "containerd-2.1", Module: containerd2, VersionVar: v2},
-		{Name: "containerd-2.0", Module: containerd2, VersionVar: v2},
+		{Name: "containerd-2.3", Module: containerd2, Link: v2},
+		{Name: "containerd-2.2", Module: containerd2, Link: v2},
+		{Name: "containerd-2.1", Module: containerd2, Link: v2},
+		{Name: "containerd-2.0", Module: containerd2, Link: v2},
 		{Name: "containerd-1.6", Debian: "containerd", Wants: " 1.6."},
+		{Name: "kubernetes-1.36", Module: "k8s.io/kubernetes", Link: kubernetesVersion()},
+		{Name: "etcd", Module: "go.etcd.io/etcd/server/v3"},
+		{Name: "cni", Module: "github.com/containernetworking/plugins",
+			Link: []string{"github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion=v{version}"}},
+		{Name: "coredns", Module: "github.com/coredns/coredns"},
+		{Name: "helm", Module: "helm.sh/helm/v4", Link: []string{"helm.sh/helm/v4/internal/version.version=v{version}"}},
 	}
+}
+
+// kubernetesVersion is what upstream's build links in. Without it kubectl and helm cannot parse the API server's version.
+func kubernetesVersion() []string {
+	var link []string
+	for _, pkg := range []string{"k8s.io/client-go/pkg/version", "k8s.io/component-base/version"} {
+		link = append(link, pkg+".gitVersion=v{version}", pkg+".gitMajor={major}", pkg+".gitMinor={minor}")
+	}
+	return link
 }
 
 // Lookup returns the part of that name. The error lists the names that there are.
@@ -77,5 +95,6 @@ func Packages() []Package {
 		{Name: "runc", Program: "runc", Reason: "containerd runs containers with it"},
 		{Name: "debootstrap", Program: "debootstrap", Reason: "makes the root of systemd nodes"},
 		{Name: "systemd-container", Program: "systemd-nspawn", Reason: "boots systemd nodes"},
+		{Name: "iproute2", Program: "ip", Reason: "connects the nodes of a cluster"},
 	}
 }

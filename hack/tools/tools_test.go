@@ -85,6 +85,19 @@ replace example.com/a => example.com/b v9.9.9
 	}
 }
 
+func TestVersionIsLinkedIn(t *testing.T) {
+	for line, want := range map[string]string{
+		"main.version={version}":  "main.version=1.36.3-rc.0",
+		"main.version=v{version}": "main.version=v1.36.3-rc.0",
+		"a.major={major}":         "a.major=1",
+		"a.minor={minor}":         "a.minor=36",
+	} {
+		if got := withVersion(line, "v1.36.3-rc.0"); got != want {
+			t.Errorf("%s becomes %s, want %s", line, got, want)
+		}
+	}
+}
+
 func TestKeyKnowsWhereAPartEnds(t *testing.T) {
 	if key([]byte("ab"), []byte("c")) == key([]byte("a"), []byte("bc")) {
 		t.Error("moving a byte from one part to the next does not change the key")
