@@ -26,6 +26,8 @@ type CertOptions struct {
 	Hosts []string
 	// CommonName defaults to the first host.
 	CommonName string
+	// Organizations are, for Kubernetes, the groups that a client is in.
+	Organizations []string
 	// NotBefore defaults to an hour ago.
 	NotBefore time.Time
 	// NotAfter defaults to a day from now for a certificate and ten years for a CA.
@@ -43,7 +45,7 @@ func (o CertOptions) template(lifetime time.Duration) (*x509.Certificate, error)
 		SerialNumber: serial,
 		NotBefore:    o.NotBefore,
 		NotAfter:     o.NotAfter,
-		Subject:      pkix.Name{CommonName: o.CommonName},
+		Subject:      pkix.Name{CommonName: o.CommonName, Organization: o.Organizations},
 	}
 	if t.NotBefore.IsZero() {
 		t.NotBefore = time.Now().Add(-time.Hour)
@@ -98,6 +100,17 @@ func NewCAWith(o CertOptions) (*CA, error) {
 // PEM is the authority's certificate.
 func (ca *CA) PEM() []byte { return ca.pem }
 
+// keyPEM is the authority's private key.
+func (ca *CA) keyPEM() ([]byte, error) { return encodeKey(ca.key) }
+
+func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
 // Pool holds the authority alone.
 func (ca *CA) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
@@ -134,10 +147,8 @@ func (ca *CA) IssueWith(o CertOptions) (certPEM, keyPEM []byte, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("issue a certificate for %q: %w", t.Subject.CommonName, err)
 	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
+	if keyPEM, err = encodeKey(key); err != nil {
 		return nil, nil, fmt.Errorf("encode the key for %q: %w", t.Subject.CommonName, err)
 	}
-	certPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	return certPEM, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), nil
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), keyPEM, nil
 }

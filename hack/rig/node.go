@@ -16,6 +16,8 @@ import (
 
 // NodeConfig describes a node: a small Debian with systemd as its first process, D-Bus and containerd as a unit.
 type NodeConfig struct {
+	// Name is the host name. Empty: node.
+	Name string
 	// Line is the containerd release line, one of Lines.
 	Line string
 	// Dir keeps everything of the node. It is created and not removed. It must be on a filesystem that overlayfs can use.
@@ -34,10 +36,15 @@ type NodeConfig struct {
 	Units map[string]string
 	// NoCRI does not wait for containerd, for nodes on which it is not to work.
 	NoCRI bool
+
+	// network makes the network namespace for a boot. Nil: a new one with a loopback interface alone.
+	network func(context.Context) (*netns, error)
+	// nspawn are further arguments of systemd-nspawn.
+	nspawn []string
 }
 
 // Node is a running node. It has PID, mount, network, UTS and IPC namespaces and cgroups of its own, and no network but
-// a loopback interface. Its methods may be called concurrently, but for those that boot or end it.
+// a loopback interface, unless it is one of a Cluster. Its methods may be called concurrently, but for those that boot or end it.
 type Node struct {
 	cfg  NodeConfig
 	name string
@@ -70,7 +77,7 @@ func StartNode(ctx context.Context, cfg NodeConfig) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, name: "node", bin: bin, root: root}
+	n := &Node{cfg: cfg, name: orDefault(cfg.Name, "node"), bin: bin, root: root}
 	if err := n.writeRoot(ctx); err != nil {
 		return nil, fmt.Errorf("make the node's files: %w", err)
 	}
@@ -94,6 +101,12 @@ func (n *Node) Leader() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.leader
+}
+
+// BootID is another one after each boot.
+func (n *Node) BootID() (string, error) {
+	id, err := os.ReadFile(n.Path("/proc/sys/kernel/random/boot_id"))
+	return strings.TrimSpace(string(id)), err
 }
 
 // Path returns where this process finds a path of the node. Below /etc and /var that is a plain directory, whether the
@@ -137,10 +150,13 @@ func (n *Node) Kill() error {
 	}
 }
 
-// Reboot shuts the node down in order, with Kill when that takes longer than ten seconds or ctx ends, and boots it.
-// Containers end; /etc, /var and all other files but those in /run and /tmp stay.
+// PowerOff shuts the node down in order, with Kill when that takes longer than ten seconds or ctx ends. Containers end;
+// /etc, /var and all other files but those in /run and /tmp stay.
+func (n *Node) PowerOff(ctx context.Context) error { return n.shutDown(ctx) }
+
+// Reboot does PowerOff and Boot.
 func (n *Node) Reboot(ctx context.Context) error {
-	if err := n.shutDown(ctx); err != nil {
+	if err := n.PowerOff(ctx); err != nil {
 		return err
 	}
 	return n.Boot(ctx)

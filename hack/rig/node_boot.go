@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -20,6 +21,7 @@ mount --make-rprivate /
 mount -t proc proc /proc
 mkdir -p /run/systemd/nspawn
 mount -t tmpfs tmpfs /run/systemd/nspawn # systemd-nspawn leaves files there when it is killed
+if [ -e "$RIG_DIR/network" ]; then mount --bind /proc/self/ns/net "$RIG_DIR/network"; fi
 mount -t overlay overlay -o "lowerdir=$RIG_ROOT,upperdir=$RIG_DIR/upper,workdir=$RIG_DIR/work" "$RIG_DIR/root"
 exec systemd-nspawn "$@"
 `
@@ -33,9 +35,14 @@ func (n *Node) Boot(ctx context.Context) error {
 	if n.proc != nil && n.proc.running() {
 		return errors.New("boot the node: it is on")
 	}
+	network, err := n.connect(ctx)
+	if err != nil {
+		return fmt.Errorf("boot the node: %w", err)
+	}
+	line := network.enter(append([]string{"/bin/sh", "-c", bootScript, "boot"}, n.nspawnArgs()...)...)
 	proc, err := command{
-		path: "/bin/sh",
-		args: append([]string{"-c", bootScript, "boot"}, n.nspawnArgs()...),
+		path: line[0],
+		args: line[1:],
 		env: cleanEnv(n.bin, []string{
 			"RIG_CGROUP=" + strings.Join(n.cg, " "), "RIG_ROOT=" + n.root, "RIG_DIR=" + n.cfg.Dir,
 		}),
@@ -57,16 +64,34 @@ func (n *Node) Boot(ctx context.Context) error {
 	return n.waitReady(ctx)
 }
 
+// connect gives the node its network for this boot. nil means that systemd-nspawn makes one.
+func (n *Node) connect(ctx context.Context) (*netns, error) {
+	if n.cfg.network == nil {
+		return nil, nil
+	}
+	if err := os.WriteFile(n.networkPath(), nil, 0o644); err != nil {
+		return nil, err
+	}
+	return n.cfg.network(ctx)
+}
+
+// networkPath is where the boot script mounts the network namespace, if it is not systemd-nspawn that makes it.
+func (n *Node) networkPath() string { return filepath.Join(n.cfg.Dir, "network") }
+
 func (n *Node) nspawnArgs() []string {
 	bind := func(dir string) string { return "--bind=" + filepath.Join(n.cfg.Dir, dir) + ":/" + dir }
-	return []string{
+	network := "--private-network"
+	if n.cfg.network != nil {
+		network = "--network-namespace-path=" + n.networkPath()
+	}
+	return append([]string{
 		"--quiet", "--boot", "--directory=" + filepath.Join(n.cfg.Dir, "root"), "--machine=" + n.name,
 		// There may be no systemd on this machine that could take care of it.
 		"--register=no", "--keep-unit",
-		"--private-network", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=read-only",
+		network, "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=read-only",
 		"--capability=all", "--system-call-filter=@mount @keyring bpf", // for runc
 		bind("etc"), bind("var"), "--bind-ro=" + n.bin + ":/usr/local/bin",
-	}
+	}, n.cfg.nspawn...)
 }
 
 // childInit finds the child of a process that is systemd and the first process of a PID namespace.

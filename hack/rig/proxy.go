@@ -34,6 +34,9 @@ type ProxyConfig struct {
 	CertPEM, KeyPEM []byte
 	// ClientCA, as PEM: only clients with a certificate of this authority may connect.
 	ClientCA []byte
+
+	// network is where it listens and finds upstream. Nil: here.
+	network *netns
 }
 
 // Request is what a Proxy saw of one request.
@@ -63,12 +66,15 @@ type Proxy struct {
 	transport *http.Transport
 	upstream  *url.URL
 	addr      string
+	network   *netns
+	tls       *tls.Config // nil for plain HTTP
 	cert      atomic.Pointer[tls.Certificate]
 	script    atomic.Pointer[func(*http.Request) Fault]
 	cancel    context.CancelFunc
 	running   sync.WaitGroup
 
 	mu       sync.Mutex
+	listener net.Listener // nil after Stop
 	conns    map[net.Conn]connState
 	requests []*Request
 	lost     int
@@ -76,7 +82,7 @@ type Proxy struct {
 
 // StartProxy listens and serves until Close.
 func StartProxy(cfg ProxyConfig) (*Proxy, error) {
-	p := &Proxy{conns: map[net.Conn]connState{}}
+	p := &Proxy{network: cfg.network, addr: cfg.Addr, conns: map[net.Conn]connState{}}
 	if cfg.Upstream != "" {
 		u, err := url.Parse(cfg.Upstream)
 		if err != nil {
@@ -87,21 +93,14 @@ func StartProxy(cfg ProxyConfig) (*Proxy, error) {
 	if err := p.setUpTransport(cfg); err != nil {
 		return nil, err
 	}
-	tlsConfig, err := p.serverTLS(cfg)
-	if err != nil {
+	var err error
+	if p.tls, err = p.serverTLS(cfg); err != nil {
 		return nil, err
 	}
-	addr, err := freeAddr(cfg.Addr)
-	if err != nil {
-		return nil, err
-	}
-	listener, err := net.Listen("tcp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("start the proxy: %w", err)
-	}
-	p.addr = listener.Addr().String()
-	if tlsConfig != nil {
-		listener = tls.NewListener(listener, tlsConfig)
+	if p.network == nil {
+		if p.addr, err = freeAddr(p.addr); err != nil {
+			return nil, err
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
@@ -115,14 +114,17 @@ func StartProxy(cfg ProxyConfig) (*Proxy, error) {
 		// Failed handshakes are what many tests are about.
 		ErrorLog: log.New(io.Discard, "", 0),
 	}
-	p.running.Go(func() { _ = p.server.Serve(listener) }) // it always ends with ErrServerClosed
+	if err := p.Start(); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	p.addr = p.listener.Addr().String()
 	return p, nil
 }
 
 type limiterKey struct{}
 
 func (p *Proxy) setUpTransport(cfg ProxyConfig) error {
-	p.transport = &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 16}
+	p.transport = &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 16, DialContext: p.network.dial}
 	p.transport.TLSClientConfig = &tls.Config{}
 	if len(cfg.UpstreamCA) > 0 {
 		pool := x509.NewCertPool()
@@ -209,6 +211,9 @@ func (p *Proxy) track(conn net.Conn, state http.ConnState) {
 	case http.StateNew:
 		p.running.Add(1)
 		p.conns[conn] = connState{}
+		if p.listener == nil {
+			_ = conn.Close() // it came just before Stop
+		}
 	case http.StateActive, http.StateIdle:
 		now := connState{idle: state == http.StateIdle, old: p.conns[conn].old}
 		p.conns[conn] = now

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -24,6 +25,8 @@ type PushOptions struct {
 	Username, Password string
 	// Insecure permits plain HTTP and any certificate.
 	Insecure bool
+	// Dial connects to the registry. Nil: from here.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // pushJobs is how many blobs are uploaded at once.
@@ -33,6 +36,9 @@ const pushJobs = 2
 func (o PushOptions) remote(ctx context.Context) ([]remote.Option, func(), error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.Proxy = nil
+	if o.Dial != nil {
+		transport.DialContext = o.Dial
+	}
 	transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: o.Insecure}
 	if len(o.CA) > 0 {
 		pool := x509.NewCertPool()

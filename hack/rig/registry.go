@@ -31,6 +31,9 @@ type RegistryConfig struct {
 	ClientCA []byte
 	// Users maps names to passwords. Empty: everybody may read and write.
 	Users map[string]string
+
+	// network is where it listens. Nil: here.
+	network *netns
 }
 
 // Registry is a real distribution registry. Its methods may be called concurrently.
@@ -55,8 +58,10 @@ func StartRegistry(ctx context.Context, cfg RegistryConfig) (*Registry, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("create the registry's directory: %w", err)
 	}
-	if cfg.Addr, err = freeAddr(cfg.Addr); err != nil {
-		return nil, err
+	if cfg.network == nil {
+		if cfg.Addr, err = freeAddr(cfg.Addr); err != nil {
+			return nil, err
+		}
 	}
 	r := &Registry{bin: bin, cfg: cfg}
 	if err := r.Start(ctx); err != nil {
@@ -174,9 +179,10 @@ func (r *Registry) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("configure the registry: %w", err)
 	}
+	line := r.cfg.network.enter(filepath.Join(r.bin, "registry"), "serve", config)
 	r.proc, err = command{
-		path: filepath.Join(r.bin, "registry"),
-		args: []string{"serve", config},
+		path: line[0],
+		args: line[1:],
 		// Otherwise it tries to send traces to a collector on localhost.
 		env:     cleanEnv(r.bin, []string{"OTEL_TRACES_EXPORTER=none"}),
 		logPath: r.LogPath(),
@@ -184,6 +190,7 @@ func (r *Registry) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("start the registry: %w", err)
 	}
+	r.proc.name = "the registry"
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	return r.proc.waitReady(ctx, r.LogPath(), r.answers)
@@ -191,7 +198,7 @@ func (r *Registry) start(ctx context.Context) error {
 
 // answers checks that somebody listens and, with TLS, that it shows the certificate that was asked for.
 func (r *Registry) answers(ctx context.Context) error {
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", r.cfg.Addr)
+	conn, err := r.cfg.network.dial(ctx, "tcp", r.cfg.Addr)
 	if err != nil {
 		return err
 	}
