@@ -1,5 +1,5 @@
 // Package rig starts the real parts that tests and the demo run against: a containerd of any line from 1.6 to 2.4, a
-// registry, a proxy that misbehaves, and whole nodes with systemd. Later it starts Kubernetes as well.
+// registry, a proxy that misbehaves, whole nodes with systemd, and Kubernetes with such nodes.
 //
 // It works from tests and from programs: functions take a context and return errors, and everything that was started
 // ends with its Close method. Package rigtest wraps them for tests.
@@ -19,9 +19,15 @@
 //   - ca.go: [CA], certificates for all of them, expired ones included.
 //   - registry.go: [Registry], the distribution registry with TLS and passwords.
 //   - proxy.go, fault.go: [Proxy], which stands in front of a registry, records requests and plays a [Fault].
+//   - proxy_away.go: a proxy that is away for a while.
 //   - proxy_link.go: [Link], a plain TCP proxy that makes every connection as slow as a real network's.
 //   - image.go, layer.go, push.go: model images of any size, generated while they are read, and pushing them.
 //   - image_layers.go: images of any layers, where [ModelSpec] has not what a measurement needs.
+//   - kube.go, kube_control.go, kube_pki.go: [Cluster], its control plane and its certificates.
+//   - kube_network.go, netns.go: its networks, in namespaces without names.
+//   - kube_node.go, kube_node_config.go: [ClusterNode], a node with a kubelet and kube-proxy.
+//   - kube_registry.go: its registry, and images for it.
+//   - kube_client.go, kube_wait.go: how tests reach it, and wait.
 //
 // The programs come from package hack/tools, which builds them once into a cache.
 //
@@ -66,6 +72,37 @@
 // systemd-nspawn, which boots it, is the first process of a PID namespace around the node: when the test process dies,
 // the kernel kills all of the node and takes its mounts and network away. What is left are Dir and empty cgroups named
 // rig-PID-*, which the next node's or supervisor's start removes.
+//
+// # A cluster
+//
+// [StartCluster] starts etcd, the API server with the Node and RBAC authorisers and NodeRestriction, controller manager,
+// scheduler and CoreDNS, a registry with a proxy in front of it that counts, and any number of nodes with containerd, kubelet and
+// kube-proxy. Three nodes are Ready in about ten seconds.
+//
+//	c := rigtest.Cluster(t, rig.ClusterConfig{Nodes: make([]rig.ClusterNodeConfig, 3)})
+//	ref, digest, err := c.Push(ctx, "models/llama:v1", image)
+//	out, err := c.Kubectl(ctx, "annotate", "node", "node-1", "hotplate.dev/preheat="+ref)
+//	client, err := kubernetes.NewForConfig(c.RESTConfig())
+//	n, err := c.AddNode(ctx, rig.ClusterNodeConfig{KubeletArgs: []string{"--register-with-taints=example.com/x:NoSchedule"}})
+//	err = c.WaitNodesReady(ctx, n.Name)
+//	err = n.CutOff(ctx)             // and Reconnect; Kill, PowerOff, Boot, Reboot and all else of a Node
+//	err = c.StopAPIServer(ctx)      // and StartAPIServer; StopRegistry and StartRegistry
+//	requests := c.Front().Requests()
+//
+// The control plane has a network namespace of its own, and so has each node, anew at each boot. A bridge in the first
+// connects them. None has a name, and nothing is in this machine's own network: clusters have the same addresses and do
+// not meet. Tests reach into it with [Cluster.Dial], as RESTConfig and Push do, with [Cluster.Listen] for servers that
+// pods are to reach, and with [Cluster.Exec] for programs.
+//
+// Nodes trust the cluster's [CA] as they trust the authorities on the internet, so they pull from Front's Host without
+// any hosts.toml; nothing of certs.d is there unless the test writes it. A registry that they do not trust is one more
+// proxy, with a certificate of another CA: [Cluster.StartProxy]. The sandbox image is there before the kubelet starts.
+// DNS knows the names of services, and no others.
+//
+// On one machine all nodes have its disk, clock, kernel and /dev/kmsg: the kubelet's thresholds for the disk are low, and
+// it collects no images unless KubeletConfig says so.
+//
+// When the test process dies, the kernel kills the control plane and the nodes, and with the last of them the networks go.
 //
 // # To add a part
 //

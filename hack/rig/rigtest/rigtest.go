@@ -104,11 +104,19 @@ func end(t testing.TB, name, logPath string, closePart func() error) {
 	if err := closePart(); err != nil {
 		t.Errorf("close %s: %v", name, err)
 	}
-	if !t.Failed() || logPath == "" {
+	if logPath != "" {
+		printLog(t, name, logPath)
+	}
+}
+
+// printLog prints the end of a log when the test failed.
+func printLog(t testing.TB, name, path string) {
+	t.Helper()
+	if !t.Failed() {
 		return
 	}
 	const most = 64 << 10
-	log, err := os.ReadFile(logPath)
+	log, err := os.ReadFile(path)
 	if err != nil {
 		t.Logf("%s has no log: %v", name, err)
 		return
