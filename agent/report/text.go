@@ -22,7 +22,10 @@ func (r NodeReport) Condition(t string) Condition {
 func (r NodeReport) Text(now time.Time) string {
 	var b strings.Builder
 	ready := "not Ready"
-	if r.Ready {
+	switch {
+	case r.Released:
+		ready = "released, as it was before hotplate"
+	case r.Ready:
 		ready = "Ready"
 	}
 	node := r.Node
@@ -30,6 +33,10 @@ func (r NodeReport) Text(now time.Time) string {
 		node = "node"
 	}
 	fmt.Fprintf(&b, "%s: %s\n", node, ready)
+	if r.Released {
+		writeTable(&b, r.conditionRows(now))
+		return b.String()
+	}
 	fmt.Fprintf(&b, "config %s from %s\n", short(r.Config.Hash), r.Config.Source)
 	rejected := "REJECTED, the last good config stays in force"
 	if r.Config.Hash == "" {
@@ -45,6 +52,7 @@ func (r NodeReport) Text(now time.Time) string {
 	writeTable(&b, r.checkRows())
 	writeTable(&b, r.restartRows(now))
 	writeTable(&b, r.registryRows())
+	writeTable(&b, r.throttledRows())
 	writeTable(&b, r.certificateRows(now))
 	writeTable(&b, r.imageRows(now))
 	writeTable(&b, r.layerRows())
@@ -94,6 +102,15 @@ func (r NodeReport) registryRows() [][]string {
 			}
 			rows = append(rows, []string{"", "", m.URL, yesNo(m.Reachable), msg})
 		}
+	}
+	return rows
+}
+
+// throttledRows are the hosts that nothing is asked of for now.
+func (r NodeReport) throttledRows() [][]string {
+	rows := [][]string{{"REGISTRY HOST", "ASKED TO BE LEFT ALONE FOR"}}
+	for _, t := range r.Throttled {
+		rows = append(rows, []string{t.Host, t.For.Round(time.Second).String()})
 	}
 	return rows
 }

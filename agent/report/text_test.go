@@ -62,6 +62,23 @@ func reports() map[string]NodeReport {
 					{How: "RolledBack", Time: since(26 * time.Hour), Reason: "the agent died", Unit: "containerd.service", Rescued: true},
 				}},
 		},
+		"cluster": {
+			Node: "gpu-7", Config: ConfigStatus{Source: "ConfigMap hotplate/hotplate-config", Hash: strings.Repeat("ab", 32)},
+			Containerd: Containerd{Address: "/run/containerd/containerd.sock", HostsDir: "/etc/containerd/certs.d"},
+			Conditions: []Condition{
+				{Type: HostsLive, Status: False, Reason: WaitsForSlot, Message: "containerd does not read /etc/containerd/certs.d. hotplate " +
+					"restarts it when the coordinator gives the leave: gpu-1 restarts", LastTransitionTime: since(time.Hour)},
+				{Type: ImagesReady, Status: False, Reason: "Preparing", Message: "preparing: llama, qwen", LastTransitionTime: since(time.Minute)}},
+			Images: []Image{
+				{Name: "llama", Ref: "harbor.example.com/models/llama:v1", Target: "sha256:0123", Phase: ImagePending, Reason: WaitsForTurn,
+					Message: "waits for its turn to pull: 10 nodes do"},
+				{Name: "qwen", Ref: "harbor.example.com/models/qwen:v1", Phase: ImagePending, Reason: WaitsForCoordinator,
+					Message: "waits for the coordinator to look up what its tag means"}},
+			Throttled: []Throttle{{Host: "harbor.example.com", For: 29500 * time.Millisecond}},
+			Restart:   Restart{Policy: "WhenNeeded", Slot: SlotWanted},
+		},
+		"released": {Node: "gpu-7", Released: true, Conditions: []Condition{{Type: Released, Status: True, Reason: "AsBefore",
+			LastTransitionTime: since(time.Minute)}}},
 		"troubled": {
 			Config: ConfigStatus{Source: "config.yaml", Rejected: []string{"config.yaml:3: image: no such field",
 				"config.yaml:9: x"}},
