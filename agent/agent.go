@@ -393,7 +393,11 @@ func (a *Agent) accept(s config.Snapshot, regs []hostconfig.Registry) error {
 
 func (a *Agent) reject(err error) {
 	a.view.update(func(r *report.NodeReport) { r.Config.Rejected = strings.Split(err.Error(), "\n") })
-	a.view.set(report.ConfigValid, report.False, "Rejected", err.Error())
+	reason := "Rejected"
+	if errors.Is(err, config.ErrNoDocument) {
+		reason = report.NoConfig
+	}
+	a.view.set(report.ConfigValid, report.False, reason, err.Error())
 }
 
 // enforce makes s what the reconciler and the image worker work towards.

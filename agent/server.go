@@ -110,11 +110,11 @@ func (a *Agent) healthy() error {
 	return nil
 }
 
-// working returns nil when the agent has a config in force and containerd answers, or is just being restarted by the agent.
-// Images need not be Ready.
+// working returns nil when the agent has a config in force, or nobody has written one, and containerd answers, or is just being
+// restarted by the agent. Images need not be Ready.
 func (a *Agent) working() error {
 	r := a.Report()
-	if r.Config.Hash == "" {
+	if r.Config.Hash == "" && r.Condition(report.ConfigValid).Reason != report.NoConfig {
 		return errors.New("no config in force yet")
 	}
 	if c := r.Condition(report.ContainerdHealthy); c.Status != report.True && c.Reason != report.Restarting {

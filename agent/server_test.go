@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -329,4 +330,21 @@ func TestServeSaysWhatIsInItsWay(t *testing.T) {
 	if err := n.Serve(t.Context(), "127.0.0.1:0"); err == nil || strings.Contains(err.Error(), fs.ErrInvalid.Error()) {
 		t.Errorf("the state directory is gone: %v", err)
 	}
+}
+
+// A cluster in which nobody has written a config yet must not wait for agents that have nothing to do.
+func TestAnAgentThatHasNoConfigIsReadyWhereThereIsNone(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		n.source.docs <- config.Snapshot{Err: fmt.Errorf("x does not exist: %w", config.ErrNoDocument)}
+		after(time.Minute)
+		n.expect(report.ConfigValid, "False", "NoConfig", "x does not exist")
+		if code, body := scrape(t, n.httpHandler(), "/readyz"); code != http.StatusOK {
+			t.Errorf("/readyz says %d %s", code, body)
+		}
+		n.source.write(faulty)
+		after(time.Second)
+		if code, _ := scrape(t, n.httpHandler(), "/readyz"); code != http.StatusServiceUnavailable {
+			t.Errorf("with a config that is refused, and no other, /readyz says %d", code)
+		}
+	})
 }

@@ -19,6 +19,9 @@ type Objects interface {
 	Secret(name string) (map[string][]byte, error)
 }
 
+// ErrNoDocument is the class of a Snapshot's error where nobody has written a document yet, or it was removed.
+var ErrNoDocument = errors.New("there is no document")
+
 // ErrOnlyInCluster is why an object cannot be read where there is no cluster.
 var ErrOnlyInCluster = errors.New("there is one only in a cluster; use file here")
 

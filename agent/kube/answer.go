@@ -17,7 +17,7 @@ import (
 // answerName is the file in the run directory.
 const answerName = "api-answer.json"
 
-// maxAnswer bounds that file when it is read, in bytes: 66 objects of 1 MiB, in base64.
+// maxAnswer bounds that file when it is read, in bytes: 65 objects of 1 MiB, in base64.
 const maxAnswer = 96 << 20
 
 // answer is what the API said at one moment. It is immutable, and holds secrets: it is never printed.
@@ -95,6 +95,14 @@ func (a *answer) keep(dir string) error {
 	}
 	if err := apply.WriteFile(filepath.Join(dir, answerName), text, 0o600); err != nil {
 		return fmt.Errorf("keep what the Kubernetes API said: %w", err)
+	}
+	return nil
+}
+
+// Forget removes what a Source has kept in the run directory. No Source may be at work.
+func Forget(runDir string) error {
+	if err := os.Remove(filepath.Join(runDir, answerName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget what the Kubernetes API said: %w", err)
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
+	"net/url"
 	"os"
 	"strings"
 
@@ -26,6 +28,8 @@ func InCluster(userAgent string) (kubernetes.Interface, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the Kubernetes API (outside of a cluster use --config): %w", err)
 	}
+	// A proxy in the environment is for registries; the API of one's own cluster is reached as every pod reaches it.
+	cfg.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
 	return NewClient(cfg, userAgent)
 }
 

@@ -4,7 +4,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
+
+	"k8s.io/client-go/kubernetes"
 )
 
 // CoordinatorName is the ConfigMap in which the leading coordinator says where it is.
@@ -29,24 +32,38 @@ type Coordinator struct {
 // ErrNoCoordinator means that none has said where it is.
 var ErrNoCoordinator = errors.New("no coordinator has said yet where it is")
 
+// Finder knows where the leading coordinator is. Its methods may be called from any goroutine.
+type Finder struct {
+	watcher
+	coordinator *object
+	moved       chan struct{} // capacity 1
+}
+
+// NewFinder returns a Finder that watches already.
+func NewFinder(client kubernetes.Interface, namespace string, log *slog.Logger) *Finder {
+	f := &Finder{watcher: newWatcher(client, namespace, log), moved: make(chan struct{}, 1)}
+	f.coordinator = f.watch(ref{configMap, CoordinatorName}, f.moved)
+	return f
+}
+
+// Moved tells that what Coordinator returns may have changed.
+func (f *Finder) Moved() <-chan struct{} { return f.moved }
+
 // Coordinator returns where the leading coordinator is. An error says why that is not known.
-func (s *Source) Coordinator() (Coordinator, error) {
-	d, known, err := s.coordinator.get()
+func (f *Finder) Coordinator() (Coordinator, error) {
+	d, known, err := f.coordinator.get()
 	switch {
 	case !known && err != nil:
-		return Coordinator{}, fmt.Errorf("read %s: %w", s.coordinator.ref, err)
+		return Coordinator{}, fmt.Errorf("read %s: %w", f.coordinator.ref, err)
 	case d == nil:
 		return Coordinator{}, ErrNoCoordinator
 	}
 	c, err := parseCoordinator(d)
 	if err != nil {
-		return Coordinator{}, fmt.Errorf("%s: %w", s.coordinator.ref, err)
+		return Coordinator{}, fmt.Errorf("%s: %w", f.coordinator.ref, err)
 	}
 	return c, nil
 }
-
-// Announced tells that what Coordinator returns may have changed.
-func (s *Source) Announced() <-chan struct{} { return s.announced }
 
 func parseCoordinator(d data) (Coordinator, error) {
 	if len(d[urlKey]) > maxURL || len(d[caKey]) > maxCA {

@@ -1,12 +1,12 @@
 // Package kube is what the agent has of the Kubernetes API: its config, and where the coordinator is.
 //
 // A Source delivers the document in a ConfigMap, and the ConfigMaps and Secrets that it names for certificates and logins,
-// as config.FileSource delivers files:
+// as config.FileSource delivers files; a Finder has the address that the leading coordinator announces. Of a Source:
 //
 //  1. One Reflector of client-go watches each object by itself, with a field selector, as the kubelet watches what its pods
 //     name. So nothing else of the namespace is sent to a node, whatever is in it, and of the objects only what they hold is
-//     kept: at most 66 (the document, the coordinator's address, and the 64 that a document may name), each at most 1 MiB,
-//     which is the API server's bound.
+//     kept: at most 65 (the document, and the 64 that a document may name), each at most 1 MiB, which is the API server's
+//     bound.
 //  2. An event is a hint: it wakes Next, which waits until there are no more for a moment, so that changes made together are
 //     seen together, and looks at everything. A Snapshot is delivered when it says something new.
 //  3. What the API said last is kept in one file in the run directory, mode 0600, replaced in one rename, and used where the

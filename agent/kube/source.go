@@ -10,11 +10,9 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/klog/v2"
 
 	"github.com/hotplate-dev/hotplate/agent/config"
 )
@@ -64,17 +62,11 @@ func (c Config) check() error {
 // Source delivers the document of a ConfigMap and what it names whenever any of it changes. Next is for one goroutine at a
 // time; the other methods may be called from any.
 type Source struct {
-	cfg  Config
-	key  []byte // of Snapshot.Content
-	logs klog.Logger
-	ctx  context.Context // ends with Close
-	end  context.CancelFunc
-	work sync.WaitGroup // the Reflectors
-
-	changed   chan struct{} // capacity 1: what is watched for the document may have changed
-	announced chan struct{} // capacity 1: the coordinator's address may have changed
-
-	document, coordinator *object
+	watcher
+	cfg      Config
+	key      []byte        // of Snapshot.Content
+	changed  chan struct{} // capacity 1: what is watched may have changed
+	document *object
 	// The rest belongs to the goroutine that calls Next.
 	named map[ref]*object // what the newest good document names
 	saved *answer         // what the API said before the start; nil once it has answered, or if there is none
@@ -88,15 +80,13 @@ func New(cfg Config) (*Source, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	s := &Source{cfg: cfg, key: []byte(rand.Text()), logs: clientLogger(cfg.Log), changed: make(chan struct{}, 1),
-		announced: make(chan struct{}, 1), named: make(map[ref]*object)}
-	s.ctx, s.end = context.WithCancel(context.Background())
+	s := &Source{watcher: newWatcher(cfg.Client, cfg.Namespace, cfg.Log), cfg: cfg, key: []byte(rand.Text()),
+		changed: make(chan struct{}, 1), named: make(map[ref]*object)}
 	var err error
 	if s.saved, err = loadAnswer(cfg.RunDir, cfg.Namespace); err != nil {
 		cfg.Log.Warn("the agent needs the Kubernetes API to start", "err", err)
 	}
 	s.document = s.watch(ref{configMap, cfg.ConfigMap}, s.changed)
-	s.coordinator = s.watch(ref{configMap, CoordinatorName}, s.announced)
 	if s.saved != nil {
 		s.kept = s.read(s.saved).Content
 		s.follow(s.saved.refs()) // a faulty document may follow, and the last good one need them
@@ -104,28 +94,8 @@ func New(cfg Config) (*Source, error) {
 	return s, nil
 }
 
-// Close ends the watching and every Next that waits, and waits for what was begun. It may be called more than once.
-func (s *Source) Close() error {
-	s.end()
-	s.work.Wait()
-	return nil
-}
-
 // String is what the source is called in messages.
 func (s *Source) String() string { return "ConfigMap " + s.cfg.Namespace + "/" + s.cfg.ConfigMap }
-
-// watch begins to follow an object.
-func (s *Source) watch(r ref, tell chan<- struct{}) *object {
-	ctx, cancel := context.WithCancel(s.ctx)
-	o := &object{ref: r, stop: cancel, changed: func() {
-		select {
-		case tell <- struct{}{}:
-		default:
-		}
-	}}
-	s.work.Go(func() { o.follow(ctx, s.cfg.Client, s.cfg.Namespace, s.logs) })
-	return o
-}
 
 // follow watches these objects beside the document, and no others.
 func (s *Source) follow(refs []ref) {
@@ -276,8 +246,8 @@ func (s *Source) read(a *answer) config.Snapshot {
 	text, ok := d[DocumentKey]
 	switch {
 	case errors.Is(err, errAbsent):
-		snapshot.Err = fmt.Errorf("%w: kubectl --namespace %s create configmap %s --from-file=%s", err, s.cfg.Namespace,
-			s.cfg.ConfigMap, DocumentKey)
+		snapshot.Err = noDocument{fmt.Errorf("%w: kubectl --namespace %s create configmap %s --from-file=%s", err, s.cfg.Namespace,
+			s.cfg.ConfigMap, DocumentKey)}
 	case err != nil:
 		snapshot.Err = err
 	case !ok:
@@ -289,6 +259,11 @@ func (s *Source) read(a *answer) config.Snapshot {
 	snapshot.Content = snapshot.Sum(s.key)
 	return snapshot
 }
+
+// noDocument is of the class config.ErrNoDocument.
+type noDocument struct{ error }
+
+func (noDocument) Is(class error) bool { return class == config.ErrNoDocument }
 
 // more are the objects of an answer, and all others of the namespace, for which the API is asked: a last good document may
 // name others than the newest one.
@@ -317,7 +292,7 @@ func (m more) ask(r ref, d map[string][]byte, err error) (map[string][]byte, err
 	}
 	ctx, cancel := context.WithTimeout(m.s.ctx, readTimeout)
 	defer cancel()
-	return read(ctx, m.s.cfg.Client, m.s.cfg.Namespace, r)
+	return read(ctx, m.s.client, m.s.namespace, r)
 }
 
 func refsOf(cfg *config.Config) []ref {

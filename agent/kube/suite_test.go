@@ -201,7 +201,11 @@ func (s *suite) lines(n int, part string) {
 
 func lateChangedDeleted(s *suite) {
 	source := s.source()
-	s.fault(s.next(source), "ConfigMap hotplate-config does not exist in namespace "+s.namespace,
+	first := s.next(source)
+	if !errors.Is(first.Err, config.ErrNoDocument) {
+		s.t.Errorf("without a document: %v", first.Err)
+	}
+	s.fault(first, "ConfigMap hotplate-config does not exist in namespace "+s.namespace,
 		"create it there: kubectl --namespace "+s.namespace+" create configmap hotplate-config --from-file=config.yaml")
 	s.document(withImage("a"))
 	if got := s.next(source); image(got) != "a" || got.Hash == "" || got.Source != "ConfigMap "+s.namespace+"/hotplate-config" {

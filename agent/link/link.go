@@ -22,6 +22,9 @@ const (
 	// busyInterval and idleInterval are between two reports where the coordinator says nothing else.
 	busyInterval = 5 * time.Second
 	idleInterval = 30 * time.Second
+	// apartFor is for how long a node asks often because the coordinator goes by another config than itself. After that the two
+	// are probably of different versions.
+	apartFor = time.Minute
 	// spread is how long at most a change waits more, so that a change that all nodes see does not bring all of them at once.
 	spread = 500 * time.Millisecond
 	// Without an answer it is asked again after retryMin, then less and less often, down to every retryMax.
@@ -43,7 +46,7 @@ type Config struct {
 	Log       *slog.Logger
 }
 
-// Link reports to the coordinator. Run is called once; Wake may be called from any goroutine.
+// Link reports to the coordinator. Run is for one goroutine at a time; Wake may be called from any.
 type Link struct {
 	cfg   Config
 	woken chan struct{} // capacity 1
@@ -55,6 +58,7 @@ type Link struct {
 	ca     string
 	silent bool // that there is no answer is in the log
 	retry  *backoff.ExponentialBackOff
+	apart  time.Time // since when the coordinator goes by another config; zero while it does not
 }
 
 // New checks cfg.
@@ -92,18 +96,27 @@ func (l *Link) Run(ctx context.Context, state func() report.NodeReport, took fun
 		}
 		l.retry.Reset()
 		took(d)
-		l.pause(ctx, began, interval(d, now), l.woken)
+		l.pause(ctx, began, l.interval(d, now), l.woken)
 	}
 }
 
 // interval is until the next report, if nothing changes.
-func interval(d report.Directive, r report.NodeReport) time.Duration {
+func (l *Link) interval(d report.Directive, r report.NodeReport) time.Duration {
 	wait := idleInterval
 	if busy(r) {
 		wait = busyInterval
 	}
 	if d.NextReport > 0 {
 		wait = d.NextReport
+	}
+	switch {
+	case d.ConfigHash == r.Config.Hash:
+		l.apart = time.Time{}
+	case l.apart.IsZero():
+		l.apart = time.Now()
+		fallthrough
+	case time.Since(l.apart) < apartFor:
+		wait = min(wait, busyInterval) // one of the two will see the new config any moment
 	}
 	wait = time.Duration(float64(wait) * (1 - jitter + 2*jitter*rand.Float64()))
 	return min(max(wait, leastInterval), mostInterval)

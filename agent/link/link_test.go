@@ -275,7 +275,7 @@ func TestHowOften(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			run(t, func(n *node, c *coordinator) {
 				n.set(func(n *node) { n.state = test.state })
-				c.says(report.Directive{NextReport: test.next})
+				c.says(report.Directive{NextReport: test.next, ConfigHash: test.state.Config.Hash})
 				wait(2 * mostInterval)
 				c.took() // the first may be of the state before
 				wait(10 * test.most)
@@ -296,6 +296,30 @@ func TestHowOften(t *testing.T) {
 
 func fetching() report.NodeReport {
 	return report.NodeReport{Images: []report.Image{{Phase: report.ImageReady}, {Phase: report.ImageFetching}}}
+}
+
+// One of the two will see the new config any moment. If it does not, something else is different.
+func TestItAsksOftenForAWhileWhereTheTwoGoByDifferentConfigs(t *testing.T) {
+	run(t, func(n *node, c *coordinator) {
+		c.says(report.Directive{ConfigHash: "old", NextReport: 30 * time.Second})
+		wait(apartFor)
+		if got := len(c.took()); got < 9 || got > 17 {
+			t.Errorf("%d reports in the first minute", got)
+		}
+		wait(10 * time.Minute)
+		if got := len(c.took()); got < 16 || got > 27 {
+			t.Errorf("%d reports in the next ten minutes", got)
+		}
+		n.set(func(n *node) { n.state.Config.Hash = "old" })
+		wait(time.Minute)
+		n.set(func(n *node) { n.state.Config.Hash = "new" })
+		n.Wake()
+		c.took()
+		wait(apartFor)
+		if got := len(c.took()); got < 9 {
+			t.Errorf("%d reports in the first minute of the next change", got)
+		}
+	})
 }
 
 func TestAChangeIsReportedAtOnceButNotMoreThanOnceASecond(t *testing.T) {

@@ -80,6 +80,9 @@ const (
 	Released = "Released"
 )
 
+// NoConfig is the reason of ConfigValid where nobody has written a config yet, or it was removed.
+const NoConfig = "NoConfig"
+
 // The reasons of HostsLive while the running daemon does not read the hosts directory, so that it must be restarted. They
 // are of the status False; Restarting and RestartFailed are of Unknown where it is not known whether it reads it.
 const (
