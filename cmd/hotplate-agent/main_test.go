@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -41,7 +42,8 @@ func TestFlagsAndDefaults(t *testing.T) {
 		"snapshotter": "overlayfs", "log-level": "info", "log-format": "text",
 	}
 	own := map[string]string{"config": "/etc/hotplate/config.yaml", "once": "false", "node-name": "",
-		"listen": "127.0.0.1:9464"}
+		"listen": "127.0.0.1:9464", "config-map": "", "namespace": "", "run-dir": "/run/hotplate",
+		"coordinator-token": "/var/run/secrets/hotplate.dev/coordinator/token"}
 	flags := func(cmd *cobra.Command) map[string]string {
 		out := make(map[string]string)
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { out[f.Name] = f.DefValue })
@@ -80,6 +82,51 @@ func TestWrongUse(t *testing.T) {
 		if _, err := program(t, "uninstall", arg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("uninstall %s: %v, want %s", arg, err, want)
 		}
+	}
+}
+
+func TestAClusterIsFoundOrTheProgramSaysWhatToDo(t *testing.T) {
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	t.Setenv("POD_NAMESPACE", "")
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--config-map=hotplate-config"}, "give --namespace, or POD_NAMESPACE in the environment"},
+		{[]string{"--config-map=hotplate-config", "--namespace=hotplate"}, "find the Kubernetes API (outside of a cluster use --config)"},
+		{[]string{"--config-map=hotplate-config", "--config=x"}, "none of the others can be"},
+	} {
+		if _, err := program(t, test.args...); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%q: %v, want %q", test.args, err, test.want)
+		}
+	}
+}
+
+func TestNodeName(t *testing.T) {
+	t.Setenv("NODE_NAME", "gpu-7")
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ given, env, want string }{{"a", "gpu-7", "a"}, {"", "gpu-7", "gpu-7"}, {"", "", host}} {
+		t.Setenv("NODE_NAME", test.env)
+		if got, err := nodeName(test.given); err != nil || got != test.want {
+			t.Errorf("%q, with %q in the environment: %q, %v", test.given, test.env, got, err)
+		}
+	}
+}
+
+// What uninstall prints becomes lines of the log where the node is released.
+func TestLogLines(t *testing.T) {
+	var out bytes.Buffer
+	l := &logLines{log: slog.New(slog.NewTextHandler(&out, nil))}
+	for _, part := range []string{"removed a\nun", "pinned", " b\n", "\n"} {
+		if n, err := l.Write([]byte(part)); n != len(part) || err != nil {
+			t.Errorf("%d, %v", n, err)
+		}
+	}
+	if got := strings.Count(out.String(), "\n"); got != 3 || !strings.Contains(out.String(), `done="unpinned b"`) {
+		t.Errorf("the log says\n%s", out.String())
 	}
 }
 

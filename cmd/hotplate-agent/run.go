@@ -31,6 +31,7 @@ type options struct {
 	config, address, hostsDir, stateDir string
 	snapshotter, node, listen           string
 	once                                bool
+	cluster                             inCluster
 	systemd                             systemd.Config // for tests
 	log                                 cli.Log
 }
@@ -38,11 +39,12 @@ type options struct {
 func newCommand() *cobra.Command {
 	var o options
 	cmd := &cobra.Command{
-		Use:   "hotplate-agent --config FILE",
+		Use:   "hotplate-agent --config FILE | --config-map NAME",
 		Short: "Point this node's containerd at the registries of a config and have its images ready",
 		Long: "hotplate-agent writes the hosts directory that containerd reads at every pull, proves that the running\n" +
 			"containerd obeys it, and makes the images of the config ready: on disk, unpacked, pinned. It watches the\n" +
-			"config and every file that the config names. Ending it changes nothing on the node; uninstall does.",
+			"config and every file that the config names; in a cluster these are ConfigMaps and Secrets, and the coordinator\n" +
+			"says which images the node holds. Ending it changes nothing on the node; uninstall does.",
 		Version: version,
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), cmd.OutOrStdout()) },
@@ -51,8 +53,10 @@ func newCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&o.config, "config", cli.DefaultConfig, "config file")
 	flags.BoolVar(&o.once, "once", false, "try everything once, print the status, and exit 0 only if the node is Ready")
-	flags.StringVar(&o.node, "node-name", "", "name of the node in reports (default: the host's name)")
+	flags.StringVar(&o.node, "node-name", "", "name of the node in reports (default: $NODE_NAME, or the host's name)")
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:9464", "address of /metrics, /healthz and /readyz")
+	o.cluster.bind(flags)
+	cmd.MarkFlagsMutuallyExclusive("config", "config-map")
 	cmd.AddCommand(newUninstall())
 	return cmd
 }
@@ -72,30 +76,49 @@ func (o *options) run(ctx context.Context, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	if o.node == "" {
-		if o.node, err = os.Hostname(); err != nil {
-			return fmt.Errorf("find this host's name (or give --node-name): %w", err)
+	if o.node, err = nodeName(o.node); err != nil {
+		return err
+	}
+	if o.config, err = filepath.Abs(o.config); err != nil {
+		return err
+	}
+	c, err := o.connect(log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.close()) }()
+	for {
+		if err := o.work(ctx, c, log, out); !errors.Is(err, agent.ErrRelease) {
+			return err
+		}
+		if err := o.rest(ctx, c, log); err != nil || ctx.Err() != nil {
+			return err
 		}
 	}
-	p, err := o.open(ctx, log)
+}
+
+// work opens all parts and lets an agent work on them, until ctx ends or the coordinator releases the node.
+func (o *options) work(ctx context.Context, c *cluster, log *slog.Logger, out io.Writer) (err error) {
+	p, err := o.open(ctx, c, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
-	a, err := o.newAgent(p, log)
+	a, err := o.newAgent(p, c, log)
 	if err != nil {
 		return err
 	}
 	if o.once {
 		return once(ctx, a, out)
 	}
-	log.Info("hotplate-agent starts", "version", version, "node", o.node, "config", o.config, "containerd", o.address,
-		"hostsDir", o.hostsDir, "stateDir", o.stateDir)
+	log.Info("hotplate-agent starts", "version", version, "node", o.node, "config", p.sourceName, "containerd", o.address,
+		"hostsDir", o.hostsDir, "stateDir", o.stateDir, "coordinator", c.coordinator() != nil)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.Serve(ctx, o.listen) })
 	g.Go(func() error { return a.Run(ctx) })
-	err = g.Wait()
-	log.Info("hotplate-agent ends; the node stays as it is")
+	if err = g.Wait(); !errors.Is(err, agent.ErrRelease) {
+		log.Info("hotplate-agent ends; the node stays as it is")
+	}
 	return err
 }
 
@@ -116,12 +139,14 @@ type parts struct {
 	host    *apply.Host
 	daemon  *daemon.Client
 	store   *store.Store
-	source  *config.FileSource
+	source  source
 	keepers keepers
+	// sourceName is what reports call the source.
+	sourceName string
 }
 
 // open opens all parts, or none.
-func (o *options) open(ctx context.Context, log *slog.Logger) (_ *parts, err error) {
+func (o *options) open(ctx context.Context, c *cluster, log *slog.Logger) (_ *parts, err error) {
 	p := &parts{keepers: keepers{address: o.address, systemd: o.systemd}}
 	defer func() {
 		if err != nil {
@@ -137,12 +162,12 @@ func (o *options) open(ctx context.Context, log *slog.Logger) (_ *parts, err err
 	if p.store, err = store.New(store.Config{Address: o.address, Snapshotter: o.snapshotter, Log: log}); err != nil {
 		return nil, err
 	}
-	path, err := filepath.Abs(o.config)
+	s, name, err := o.newSource(c, log)
 	if err != nil {
 		return nil, err
 	}
-	p.source, err = config.NewFileSource(path, log)
-	return p, err
+	p.source, p.sourceName = s, name
+	return p, nil
 }
 
 func (p *parts) close() error {
@@ -163,7 +188,7 @@ func (p *parts) close() error {
 }
 
 // newAgent connects the parts.
-func (o *options) newAgent(p *parts, log *slog.Logger) (*agent.Agent, error) {
+func (o *options) newAgent(p *parts, c *cluster, log *slog.Logger) (*agent.Agent, error) {
 	prober, err := probe.New(probe.Config{Pull: p.daemon.PullImage, Publish: p.host.PublishTemporary})
 	if err != nil {
 		return nil, err
@@ -175,7 +200,7 @@ func (o *options) newAgent(p *parts, log *slog.Logger) (*agent.Agent, error) {
 		HostsDir:     o.hostsDir,
 		StateDir:     o.stateDir,
 		Source:       p.source,
-		SourceName:   o.config,
+		SourceName:   p.sourceName,
 		Host:         p.host,
 		Daemon:       p.daemon,
 		Prober:       prober,
@@ -183,6 +208,7 @@ func (o *options) newAgent(p *parts, log *slog.Logger) (*agent.Agent, error) {
 		WatchHosts:   func(ctx context.Context, changed func()) error { return apply.Watch(ctx, o.hostsDir, changed) },
 		NewPuller:    o.newPuller(p, log),
 		NewRestarter: o.newRestarter(p, log),
+		Coordinator:  c.coordinator(),
 	})
 }
 
