@@ -246,7 +246,7 @@ func (s *Source) read(a *answer) config.Snapshot {
 	text, ok := d[DocumentKey]
 	switch {
 	case errors.Is(err, errAbsent):
-		snapshot.Err = noDocument{fmt.Errorf("%w: kubectl --namespace %s create configmap %s --from-file=%s", err, s.cfg.Namespace,
+		snapshot.Err = noDocumentError{fmt.Errorf("%w: kubectl --namespace %s create configmap %s --from-file=%s", err, s.cfg.Namespace,
 			s.cfg.ConfigMap, DocumentKey)}
 	case err != nil:
 		snapshot.Err = err
@@ -260,10 +260,10 @@ func (s *Source) read(a *answer) config.Snapshot {
 	return snapshot
 }
 
-// noDocument is of the class config.ErrNoDocument.
-type noDocument struct{ error }
+// noDocumentError is of the class config.ErrNoDocument.
+type noDocumentError struct{ error }
 
-func (noDocument) Is(class error) bool { return class == config.ErrNoDocument }
+func (noDocumentError) Is(class error) bool { return class == config.ErrNoDocument }
 
 // more are the objects of an answer, and all others of the namespace, for which the API is asked: a last good document may
 // name others than the newest one.
