@@ -61,7 +61,7 @@ type question struct {
 func conclude(q question) Conclusion {
 	c := Conclusion{Images: map[string]ImageState{}, Faults: q.wanted.Faults}
 	images := q.images(c.Images)
-	if q.now.Sub(q.heard.At) >= SilentAfter {
+	if q.heard.silent(q.now) {
 		c.Status, c.Reason = report.Unknown, ReasonSilent
 		c.Message = fmt.Sprintf("no report of the agent since %s", q.heard.At.UTC().Format(time.RFC3339))
 		return c

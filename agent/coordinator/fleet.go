@@ -17,6 +17,9 @@ type Heard struct {
 	At     time.Time
 }
 
+// silent tells whether that is too long ago to say anything of the node now.
+func (h Heard) silent(now time.Time) bool { return now.Sub(h.At) >= SilentAfter }
+
 // Fleet is what the nodes say. It is safe for concurrent use.
 type Fleet struct {
 	since time.Time
@@ -80,5 +83,5 @@ func (f *Fleet) Silent(node string, now time.Time) bool {
 	if !known {
 		return f.Complete(now)
 	}
-	return now.Sub(h.At) >= SilentAfter
+	return h.silent(now)
 }

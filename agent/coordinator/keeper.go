@@ -16,14 +16,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 
+	"github.com/hotplate-dev/hotplate/agent/kube"
 	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
 // The objects in the coordinator's own namespace.
 const (
-	// AnnouncementName is the ConfigMap that says where the leader is and which CAs vouch for it.
-	AnnouncementName = "hotplate-coordinator"
-	urlKey           = "url"
 	// AuthorityName is the Secret that holds the CA that the coordinator makes.
 	AuthorityName = "hotplate-coordinator-tls"
 	// RolloutName is the ConfigMap that holds the Rollout, and what people say of it.
@@ -165,19 +163,19 @@ func (k *Keeper) given(ctx context.Context) ([]byte, error) {
 
 // announce says where the leader is.
 func (k *Keeper) announce(ctx context.Context, roots []byte) error {
-	want := map[string]string{urlKey: k.cfg.URL, caCertKey: string(roots)}
-	is, err := k.cfg.ConfigMaps.Get(ctx, AnnouncementName, metav1.GetOptions{})
+	want := map[string]string{kube.URLKey: k.cfg.URL, kube.CAKey: string(roots)}
+	is, err := k.cfg.ConfigMaps.Get(ctx, kube.CoordinatorName, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		_, err = k.cfg.ConfigMaps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: AnnouncementName}, Data: want},
+		_, err = k.cfg.ConfigMaps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: kube.CoordinatorName}, Data: want},
 			metav1.CreateOptions{FieldManager: FieldManager})
-	case err == nil && (is.Data[urlKey] != want[urlKey] || is.Data[caCertKey] != want[caCertKey]):
+	case err == nil && (is.Data[kube.URLKey] != want[kube.URLKey] || is.Data[kube.CAKey] != want[kube.CAKey]):
 		is = is.DeepCopy()
 		is.Data = want
 		_, err = k.cfg.ConfigMaps.Update(ctx, is, metav1.UpdateOptions{FieldManager: FieldManager})
 	}
 	if err != nil {
-		return fmt.Errorf("announce the coordinator in ConfigMap %s: %w", AnnouncementName, err)
+		return fmt.Errorf("announce the coordinator in ConfigMap %s: %w", kube.CoordinatorName, err)
 	}
 	return nil
 }

@@ -26,6 +26,8 @@ import (
 )
 
 const (
+	// leaseName is the Lease that the leader holds.
+	leaseName = report.CoordinatorName
 	// A leader that cannot renew its lease for renewDeadline stops; another one begins when leaseDuration has passed.
 	leaseDuration = 15 * time.Second
 	renewDeadline = 10 * time.Second
@@ -109,9 +111,9 @@ func (s *Server) term(ctx context.Context) error {
 	failed := make(chan error, 1)
 	var led atomic.Bool
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock: &resourcelock.LeaseLock{LeaseMeta: metav1.ObjectMeta{Namespace: s.cfg.Namespace, Name: AnnouncementName},
+		Lock: &resourcelock.LeaseLock{LeaseMeta: metav1.ObjectMeta{Namespace: s.cfg.Namespace, Name: leaseName},
 			Client: s.cfg.Client.CoordinationV1(), LockConfig: resourcelock.ResourceLockConfig{Identity: s.cfg.Pod}},
-		LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod, ReleaseOnCancel: true, Name: AnnouncementName,
+		LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod, ReleaseOnCancel: true, Name: leaseName,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(ctx context.Context) {
 				led.Store(true)
@@ -325,10 +327,15 @@ func (s *Server) serveReports(ctx context.Context, l *leader) error {
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout, ReadTimeout: bodyTimeout, WriteTimeout: bodyTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: l.keeper.Certificate}}
-	var g errgroup.Group
+	return ServeUntil(ctx, srv, func() error { return srv.ServeTLS(tcp, "", "") })
+}
+
+// ServeUntil answers by serve, srv's Serve or ServeTLS, until ctx ends or serve fails, and lets requests under way end.
+func ServeUntil(ctx context.Context, srv *http.Server, serve func() error) error {
+	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		if err := srv.ServeTLS(tcp, "", ""); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("answer reports: %w", err)
+		if err := serve(); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("answer requests: %w", err)
 		}
 		return nil
 	})

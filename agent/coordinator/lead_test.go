@@ -25,6 +25,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/hotplate-dev/hotplate/agent/config"
+	"github.com/hotplate-dev/hotplate/agent/kube"
 	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
@@ -88,7 +89,7 @@ func replica(t *testing.T, client *fake.Clientset, name string) (s *Server, end 
 // postReport posts as an agent does, to whoever is announced.
 func postReport(t *testing.T, client *fake.Clientset, token string, r report.NodeReport) (report.Directive, int) {
 	t.Helper()
-	is, err := client.CoreV1().ConfigMaps("hotplate").Get(t.Context(), AnnouncementName, metav1.GetOptions{})
+	is, err := client.CoreV1().ConfigMaps("hotplate").Get(t.Context(), kube.CoordinatorName, metav1.GetOptions{})
 	if err != nil {
 		return report.Directive{}, 0
 	}
@@ -100,7 +101,7 @@ func postReport(t *testing.T, client *fake.Clientset, token string, r report.Nod
 	if err != nil {
 		t.Fatal(err)
 	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, is.Data[urlKey]+report.ReportPath, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, is.Data[kube.URLKey]+report.ReportPath, bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,4 +213,17 @@ func TestALeaderThatCannotBegin(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, "it leads", func() bool { return s.leads.Load() != nil })
+}
+
+// TestAServerThatFailsSaysSo, and is not waited for until everything ends.
+func TestAServerThatFailsSaysSo(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	srv := &http.Server{ReadHeaderTimeout: headerTimeout}
+	if err := ServeUntil(t.Context(), srv, func() error { return srv.Serve(l) }); err == nil || !strings.Contains(err.Error(), "closed") {
+		t.Error(err)
+	}
 }

@@ -122,14 +122,8 @@ func joining() *corev1.Node {
 	}
 }
 
-// bubble runs f in a synctest bubble with a Marker whose goroutines have ended before the bubble does.
-func bubble(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	synctest.Test(t, f)
-}
-
 func TestANodeIsMarkedOnTransitionsOnly(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		m := startMarking(t, joining())
 		pending, ready := map[string]ImageState{"a": ImagePending}, map[string]ImageState{"a": ImageReady}
 		if n := m.conclude(report.False, ReasonPreparing, "0 of 1; preparing: a", pending); n != 2 {
@@ -188,7 +182,7 @@ func condition(node *corev1.Node, t corev1.NodeConditionType) corev1.NodeConditi
 
 // TestANewLeaderWritesNothing when the Node says already what it concludes.
 func TestANewLeaderWritesNothing(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		m := startMarking(t, joining())
 		m.conclude(report.True, ReasonReady, "1 of 1 images", map[string]ImageState{"a": ImageReady})
 		next := startMarking(t, m.get("gpu-1"))
@@ -201,7 +195,7 @@ func TestANewLeaderWritesNothing(t *testing.T) {
 // TestTheCacheIsBehind: what was just written is not written again because it is not seen yet; what somebody takes away comes
 // back.
 func TestTheCacheIsBehind(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		m := startMarking(t, joining())
 		m.stale = m.get("gpu-1")
 		m.conclude(report.False, "Away", "", nil)
@@ -216,7 +210,7 @@ func TestTheCacheIsBehind(t *testing.T) {
 }
 
 func TestTheAPIIsAway(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		m := startMarking(t, joining())
 		m.mu.Lock()
 		m.fails = errors.New("connection refused")
@@ -239,7 +233,7 @@ func TestTheAPIIsAway(t *testing.T) {
 }
 
 func TestAReleasedNodeBearsNoMark(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		m := startMarking(t, joining())
 		m.conclude(report.False, ReasonPreparing, "", map[string]ImageState{"a": ImagePending})
 		m.mu.Lock()
@@ -256,7 +250,7 @@ func TestAReleasedNodeBearsNoMark(t *testing.T) {
 }
 
 func TestNothingIsSaidOfWhatIsNotKnown(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		m := startMarking(t, joining())
 		m.known = false
 		if n := m.conclude(report.True, ReasonReady, "", nil); n != 0 {

@@ -128,7 +128,7 @@ func (c *Coordinator) Expire(ctx context.Context, soak time.Duration) error {
 	now := time.Now()
 	silent := map[string]time.Time{}
 	for name, h := range c.fleet.All() {
-		if now.Sub(h.At) >= SilentAfter {
+		if h.silent(now) {
 			silent[name] = h.At
 			c.cfg.Changed(name)
 		}
@@ -148,7 +148,7 @@ func (c *Coordinator) Expire(ctx context.Context, soak time.Duration) error {
 		if at, is := silent[name]; is {
 			return at
 		}
-		if _, known := c.fleet.Of(name); !known && c.fleet.Complete(now) {
+		if c.fleet.Silent(name, now) {
 			return c.fleet.since // this leader has never heard it
 		}
 		return time.Time{}

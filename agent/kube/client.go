@@ -35,9 +35,14 @@ func InCluster(userAgent string) (kubernetes.Interface, error) {
 
 // NewClient returns a client for cfg with the bounds of an agent.
 func NewClient(cfg *rest.Config, userAgent string) (kubernetes.Interface, error) {
+	return Connect(cfg, userAgent, clientQPS, clientBurst)
+}
+
+// Connect returns a client for cfg that asks at most so many requests a second.
+func Connect(cfg *rest.Config, userAgent string, qps float32, burst int) (kubernetes.Interface, error) {
 	cfg = rest.CopyConfig(cfg)
 	cfg.UserAgent = userAgent
-	cfg.QPS, cfg.Burst = clientQPS, clientBurst
+	cfg.QPS, cfg.Burst = qps, burst
 	cfg.ContentType = "application/vnd.kubernetes.protobuf"
 	cfg.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
 	client, err := kubernetes.NewForConfig(cfg)

@@ -15,8 +15,8 @@ const CoordinatorName = "hotplate-coordinator"
 
 // The keys of that ConfigMap, and what they may hold in bytes.
 const (
-	urlKey = "url"
-	caKey  = "ca.crt"
+	URLKey = "url"
+	CAKey  = "ca.crt"
 	maxURL = 1 << 10
 	maxCA  = 64 << 10
 )
@@ -66,15 +66,15 @@ func (f *Finder) Coordinator() (Coordinator, error) {
 }
 
 func parseCoordinator(d data) (Coordinator, error) {
-	if len(d[urlKey]) > maxURL || len(d[caKey]) > maxCA {
+	if len(d[URLKey]) > maxURL || len(d[CAKey]) > maxCA {
 		return Coordinator{}, fmt.Errorf("url or ca.crt is longer than %d or %d bytes", maxURL, maxCA)
 	}
-	c := Coordinator{URL: string(d[urlKey]), CA: string(d[caKey])}
+	c := Coordinator{URL: string(d[URLKey]), CA: string(d[CAKey])}
 	u, err := url.Parse(c.URL)
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return Coordinator{}, errors.New("url is not https://host:port")
 	}
-	if !x509.NewCertPool().AppendCertsFromPEM(d[caKey]) {
+	if !x509.NewCertPool().AppendCertsFromPEM(d[CAKey]) {
 		return Coordinator{}, errors.New("ca.crt holds no certificate")
 	}
 	return c, nil

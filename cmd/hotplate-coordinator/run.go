@@ -27,8 +27,7 @@ const (
 	// once when a config changes.
 	clientQPS   = 200
 	clientBurst = 400
-	// endTimeout bounds how long requests under way may take to end, headerTimeout how long a request may take to begin.
-	endTimeout    = 5 * time.Second
+	// headerTimeout is how long a request may take to begin.
 	headerTimeout = 5 * time.Second
 )
 
@@ -119,15 +118,7 @@ func (o *options) connect() (kubernetes.Interface, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the Kubernetes API (outside of a cluster give --kubeconfig): %w", err)
 	}
-	cfg.UserAgent = "hotplate-coordinator/" + version
-	cfg.QPS, cfg.Burst = clientQPS, clientBurst
-	cfg.ContentType = "application/vnd.kubernetes.protobuf"
-	cfg.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
-	client, err := kubernetes.NewForConfig(cfg)
-	if err != nil {
-		return nil, fmt.Errorf("connect with the Kubernetes API: %w", err)
-	}
-	return client, nil
+	return kube.Connect(cfg, "hotplate-coordinator/"+version, clientQPS, clientBurst)
 }
 
 // serve answers on an address until ctx ends.
@@ -139,18 +130,5 @@ func serve(ctx context.Context, address string, h http.Handler, log *slog.Logger
 	}
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: headerTimeout, WriteTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
-	var g errgroup.Group
-	g.Go(func() error {
-		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve on %s: %w", l.Addr(), err)
-		}
-		return nil
-	})
-	<-ctx.Done()
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
-	defer cancel()
-	if srv.Shutdown(end) != nil {
-		srv.Close()
-	}
-	return g.Wait()
+	return coordinator.ServeUntil(ctx, srv, func() error { return srv.Serve(l) })
 }
