@@ -14,10 +14,13 @@ func (w *Worker) Pause(why string) { w.setPaused(why) }
 // Resume ends a Pause. It is no error if there is none.
 func (w *Worker) Resume() { w.setPaused("") }
 
-func (w *Worker) setPaused(why string) {
+func (w *Worker) setPaused(why string) { w.hold(&w.paused, why) }
+
+// hold changes one of the reasons for which nothing may begin.
+func (w *Worker) hold(reason *string, why string) {
 	w.mu.Lock()
-	changed := w.paused != why
-	w.paused = why
+	changed := *reason != why
+	*reason = why
 	w.mu.Unlock()
 	if changed {
 		wake(w.schedule)

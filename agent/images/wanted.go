@@ -34,16 +34,7 @@ func (c Image) want() (img prefetch.Image, means string) {
 }
 
 // SetLeave says why nothing may be fetched that is not under way already; empty if it may. Images that wait then say why.
-func (w *Worker) SetLeave(why string) {
-	w.mu.Lock()
-	changed := w.noLeave != why
-	w.noLeave = why
-	w.mu.Unlock()
-	if changed {
-		wake(w.schedule)
-		w.changed()
-	}
-}
+func (w *Worker) SetLeave(why string) { w.hold(&w.noLeave, why) }
 
 // maxThrottled bounds how many hosts are remembered that want to be left alone.
 const maxThrottled = 100
