@@ -21,7 +21,7 @@ type bench struct {
 	options
 	proc    proc.FS
 	device  proc.Device
-	library *library
+	lib     *library
 	links   []startedLink
 	images  []stored
 	report  *report.Report
@@ -52,7 +52,7 @@ func (b *bench) open(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if b.library, err = openLibrary(ctx, b.dir, b.mode()); err != nil {
+	if b.lib, err = openLibrary(ctx, b.dir, b.mode()); err != nil {
 		return err
 	}
 	// Before the disk has anything else to do.
@@ -67,7 +67,7 @@ func (b *bench) open(ctx context.Context) error {
 		return err
 	}
 	for _, spec := range append(slices.Clone(b.options.images), tinyImage()) {
-		img, err := b.library.ensure(ctx, spec, b.say)
+		img, err := b.lib.ensure(ctx, spec, b.say)
 		if err != nil {
 			return err
 		}
@@ -81,7 +81,7 @@ func (b *bench) open(ctx context.Context) error {
 		return err
 	}
 	for _, spec := range b.options.links {
-		l, err := spec.start(b.library)
+		l, err := spec.start(b.lib)
 		if err != nil {
 			return err
 		}
@@ -149,8 +149,8 @@ func (b *bench) Close() error {
 		errs = append(errs, l.Close())
 	}
 	errs = append(errs, os.RemoveAll(b.nodeDir()))
-	if b.library != nil {
-		errs = append(errs, b.library.Close())
+	if b.lib != nil {
+		errs = append(errs, b.lib.Close())
 	}
 	return errors.Join(errs...)
 }

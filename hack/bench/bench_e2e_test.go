@@ -38,7 +38,7 @@ func newBench(t *testing.T) (*bench, stored) {
 	if b.device, err = proc.DeviceOf(b.dir); err != nil {
 		t.Fatal(err)
 	}
-	if b.library, err = openLibrary(t.Context(), b.dir, "test"); err != nil {
+	if b.lib, err = openLibrary(t.Context(), b.dir, "test"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -52,11 +52,11 @@ func newBench(t *testing.T) (*bench, stored) {
 		spec.layers = append(spec.layers, rig.LayerSpec{Content: rig.Weights, Size: 20 << 20})
 	}
 	say := func(string) {}
-	img, err := b.library.ensure(t.Context(), spec, say)
+	img, err := b.lib.ensure(t.Context(), spec, say)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.library.ensure(t.Context(), tinyImage(), say); err != nil {
+	if _, err := b.lib.ensure(t.Context(), tinyImage(), say); err != nil {
 		t.Fatal(err)
 	}
 	return b, img
@@ -66,7 +66,7 @@ func newBench(t *testing.T) (*bench, stored) {
 func TestTimedPullMeasuresWhatHappened(t *testing.T) {
 	b, img := newBench(t)
 	for _, spec := range linkSpecs() {
-		l, err := spec.start(b.library)
+		l, err := spec.start(b.lib)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -98,7 +98,7 @@ func TestTimedPullMeasuresWhatHappened(t *testing.T) {
 		}
 	}
 	// The same images again need no push.
-	if _, err := b.library.ensure(t.Context(), img.spec, func(s string) { t.Errorf("again: %s", s) }); err != nil {
+	if _, err := b.lib.ensure(t.Context(), img.spec, func(s string) { t.Errorf("again: %s", s) }); err != nil {
 		t.Error(err)
 	}
 }
@@ -115,7 +115,7 @@ func TestHotplateIsMeasured(t *testing.T) {
 	if err := b.chooseContestants(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	l, err := linkSpecs()[0].start(b.library)
+	l, err := linkSpecs()[0].start(b.lib)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +141,7 @@ func TestHotplateIsMeasured(t *testing.T) {
 // TestPullThatFailsIsAResult takes the registry away.
 func TestPullThatFailsIsAResult(t *testing.T) {
 	b, img := newBench(t)
-	proxy := rigtest.Proxy(t, rig.ProxyConfig{Upstream: b.library.registry.URL()})
+	proxy := rigtest.Proxy(t, rig.ProxyConfig{Upstream: b.lib.registry.URL()})
 	l := &flawed{proxy}
 	broken := brokenLink{l}
 	run, err := b.timed(t.Context(), img, broken, "broken", contestants()[0], 0)
@@ -164,11 +164,11 @@ func (b brokenLink) Begin(uint64) error {
 // TestContainersAreCreatedMeanwhile counts that containers were, when idle and during a pull.
 func TestContainersAreCreatedMeanwhile(t *testing.T) {
 	b, img := newBench(t)
-	path, err := rig.StartLink(rig.LinkConfig{Upstream: b.library.registry.Host(), BytesPerSecond: 10 << 20})
+	path, err := rig.StartLink(rig.LinkConfig{Upstream: b.lib.registry.Host(), BytesPerSecond: 10 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &slow{Link: path, log: b.library.log}
+	l := &slow{Link: path, log: b.lib.log}
 	b.links = []startedLink{{l, "slow"}}
 	b.contestants = contestants()[:1]
 	if err := b.creations(t.Context(), img, l, "slow"); err != nil {
@@ -229,7 +229,7 @@ func TestTunedSettingsTakeEffect(t *testing.T) {
 func heldBack(t *testing.T, b *bench, img stored, name string, enough func(open, unpacking int) bool) (open, unpacking, later int) {
 	t.Helper()
 	release := make(chan struct{})
-	proxy := rigtest.Proxy(t, rig.ProxyConfig{Upstream: b.library.registry.URL()})
+	proxy := rigtest.Proxy(t, rig.ProxyConfig{Upstream: b.lib.registry.URL()})
 	proxy.SetScript(func(r *http.Request) rig.Fault {
 		if strings.Contains(r.URL.Path, "/blobs/") && !strings.Contains(r.URL.Path, img.config()) {
 			return rig.Fault{StallAfter: rig.At(0), Release: release}
@@ -238,7 +238,7 @@ func heldBack(t *testing.T, b *bench, img stored, name string, enough func(open,
 	})
 	all := contestants()
 	c := all[slices.IndexFunc(all, func(c contestant) bool { return c.name == name })]
-	n, err := startNode(t.Context(), b.nodeDir(), c.config, proxy.Host(), b.library.registry.Host())
+	n, err := startNode(t.Context(), b.nodeDir(), c.config, proxy.Host(), b.lib.registry.Host())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ func (b *bench) coldNode(ctx context.Context, img stored, l link, config string)
 	if err := img.warm(ctx); err != nil {
 		return nil, err
 	}
-	n, err := startNode(ctx, b.nodeDir(), config, l.Host(), b.library.registry.Host())
+	n, err := startNode(ctx, b.nodeDir(), config, l.Host(), b.lib.registry.Host())
 	if err != nil {
 		return nil, err
 	}
