@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -111,7 +112,7 @@ func (b *builder) build(ctx context.Context) error {
 	if b.rootsFrom, err = moduleOf(ctx, b.Dir, rootsModule); err != nil {
 		return err
 	}
-	base, err := layer(rootsFile(b.roots), b.Source.Time, filepath.Join(b.work, "roots.tar"))
+	base, err := layer(content{rootsPath, 0o644, b.roots.pem}, b.Source.Time, filepath.Join(b.work, "roots.tar"))
 	if err != nil {
 		return err
 	}
@@ -142,10 +143,11 @@ func (b *builder) variant(ctx context.Context, base v1.Layer, p v1.Platform) (va
 	b.Progress(fmt.Sprintf("compress them for %s", p))
 	layers := []fileLayer{{rootsPath, base}}
 	for _, program := range programs {
-		c, err := programFile(program)
+		data, err := os.ReadFile(program.file)
 		if err != nil {
 			return variant{}, err
 		}
+		c := content{path.Join(programDir, program.name), 0o755, data}
 		l, err := layer(c, b.Source.Time, program.file+".tar")
 		if err != nil {
 			return variant{}, err

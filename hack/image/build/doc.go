@@ -23,8 +23,8 @@
 //	sbom-linux-amd64.spdx.json      SPDX 2.3, for each platform
 //	provenance.intoto.json          in-toto statement with SLSA provenance 1.0, not signed
 //
-// All of these are the same, byte for byte, when the same source is built again with the same version of Go. Signing is up
-// to who publishes: `cosign sign`, and `cosign attest` with these files.
+// All of these are the same, byte for byte, when the same source is built again with the same version of Go; who builds is
+// named in the provenance alone. Signing is up to who publishes: `cosign sign`, and `cosign attest` with these files.
 //
 // # A crash
 //

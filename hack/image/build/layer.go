@@ -5,10 +5,7 @@ import (
 	"compress/gzip"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path"
-	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -26,26 +23,7 @@ const (
 type content struct {
 	name string // without a slash before it
 	mode int64
-	size int64
-	open func() (io.ReadCloser, error)
-}
-
-func programFile(p program) (content, error) {
-	info, err := os.Stat(p.file)
-	if err != nil {
-		return content{}, err
-	}
-	return content{
-		name: path.Join(programDir, p.name), mode: 0o755, size: info.Size(),
-		open: func() (io.ReadCloser, error) { return os.Open(p.file) },
-	}, nil
-}
-
-func rootsFile(r roots) content {
-	return content{
-		name: rootsPath, mode: 0o644, size: int64(len(r.pem)),
-		open: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(string(r.pem))), nil },
-	}
+	data []byte
 }
 
 // layer makes the layer of one file. file is where its tar is kept as long as the layer is used.
@@ -81,15 +59,10 @@ func writeTar(c content, mtime time.Time, file string) (err error) {
 			}
 		}
 	}
-	if err := header(tar.TypeReg, c.name, c.mode, c.size); err != nil {
+	if err := header(tar.TypeReg, c.name, c.mode, int64(len(c.data))); err != nil {
 		return err
 	}
-	from, err := c.open()
-	if err != nil {
-		return err
-	}
-	defer from.Close()
-	if _, err := io.Copy(w, from); err != nil {
+	if _, err := w.Write(c.data); err != nil {
 		return err
 	}
 	return w.Close()

@@ -41,7 +41,7 @@ func Load(dir string) (*Result, error) {
 		return nil, fmt.Errorf("open the image in %s: %w", dir, err)
 	}
 	if len(list.Manifests) != 1 || list.Manifests[0].MediaType != types.OCIImageIndex {
-		return nil, fmt.Errorf("open the image in %s: it holds not one image but %d", dir, len(list.Manifests))
+		return nil, fmt.Errorf("open the image in %s: it does not hold one index and nothing else", dir)
 	}
 	r := &Result{Dir: dir, Digest: list.Manifests[0].Digest}
 	if r.Index, err = all.ImageIndex(r.Digest); err != nil {
