@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -177,6 +178,7 @@ func TestCluster(t *testing.T) {
 		{"pods on every node with an image of the registry", podsOnEveryNode},
 		{"a service reaches across nodes", serviceAcrossNodes},
 		{"a token names node and pod", tokenNamesNodeAndPod},
+		{"a registry that nodes do not trust", untrustedRegistry},
 		{"a node joins with a taint", nodeJoinsTainted},
 		{"a node powers off and returns", nodeReturns},
 		{"a node is cut off and back", nodeCutOff},
@@ -207,6 +209,7 @@ spec:
         image: {image}
         command: [sh, -c, "mkdir /www; echo $(NODE) >/www/index.html; exec httpd -f -p 8080 -h /www"]
         env: [{name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]
+        ports: [{containerPort: 8080, hostPort: 8081}]
         readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}
         volumeMounts: [{name: token, mountPath: /token}]
       volumes:
@@ -285,4 +288,27 @@ func serviceAcrossNodes(t *testing.T, c *rig.Cluster, _ string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, n := range c.Nodes() {
+		if got, err := httpGet(t, c, n.IP+":8081"); err != nil || got != n.Name {
+			t.Errorf("the port of %s that leads to its pod says %q, %v", n.Name, got, err)
+		}
+	}
+}
+
+// httpGet asks a server on the cluster's network.
+func httpGet(t *testing.T, c *rig.Cluster, host string) (string, error) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+host, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{DialContext: c.Dial}
+	defer transport.CloseIdleConnections()
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return strings.TrimSpace(string(body)), err
 }

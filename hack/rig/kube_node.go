@@ -85,6 +85,20 @@ func (c *Cluster) newNode(cfg *ClusterNodeConfig) (*ClusterNode, error) {
 	return n, nil
 }
 
+// Remove ends the node at once and takes its object and its pods out of the API, which without that would be there for
+// another minute.
+func (n *ClusterNode) Remove(ctx context.Context) error {
+	if err := n.Close(); err != nil {
+		return err
+	}
+	if _, err := n.cluster.Kubectl(ctx, "delete", "node", n.Name); err != nil {
+		return err
+	}
+	_, err := n.cluster.Kubectl(ctx, "delete", "pods", "--all-namespaces", "--field-selector=spec.nodeName="+n.Name,
+		"--force", "--grace-period=0")
+	return err
+}
+
 // Close ends the node at once and forgets it. Its object in the API stays.
 func (n *ClusterNode) Close() error {
 	err := n.Node.Close()

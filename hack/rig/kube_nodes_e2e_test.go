@@ -6,20 +6,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/hotplate-dev/hotplate/hack/rig"
+	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
 )
 
 func tokenNamesNodeAndPod(t *testing.T, c *rig.Cluster, _ string) {
@@ -49,6 +51,59 @@ func tokenNamesNodeAndPod(t *testing.T, c *rig.Cluster, _ string) {
 				t.Errorf("the token's %s is %q, want %q", name, got, value)
 			}
 		}
+	}
+}
+
+func untrustedRegistry(t *testing.T, c *rig.Cluster, _ string) {
+	const behind, front = "127.0.0.1:5001", "10.77.0.1:5443"
+	registry, err := c.StartOtherRegistry(t.Context(), rig.RegistryConfig{
+		Dir: t.TempDir(), Addr: behind, Users: map[string]string{"robot": "secret"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer registry.Close()
+	ca := rigtest.CA(t)
+	cert, key, err := ca.Issue(front)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy, err := c.StartProxy(rig.ProxyConfig{Upstream: registry.URL(), Addr: front, CertPEM: cert, KeyPEM: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proxy.Close()
+	img, err := rig.BusyboxImage(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := front + "/private/busybox:v1"
+	options := rig.PushOptions{CA: ca.PEM(), Username: "robot", Password: "secret", Dial: c.Dial}
+	if _, err := rig.Push(t.Context(), ref, img, options); err != nil {
+		t.Fatal(err)
+	}
+	n := c.Node("node-1")
+	cri, err := n.CRI(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cri.Close()
+	auth := &runtimeapi.AuthConfig{Username: "robot", Password: "secret"}
+	if _, err := cri.PullImage(t.Context(), ref, auth); err == nil || !strings.Contains(err.Error(), "unknown authority") {
+		t.Errorf("a pull from a registry of an unknown CA: %v", err)
+	}
+	dir := n.Path(rig.NodeHostsDir + "/" + front)
+	hosts := "server = \"https://" + front + "\"\n[host.\"https://" + front + "\"]\nca = \"ca.pem\"\n"
+	err = errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "ca.pem"), ca.PEM(), 0o644),
+		os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(hosts), 0o644))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cri.PullImage(t.Context(), ref, nil); err == nil {
+		t.Error("a pull without a password is no error")
+	}
+	if _, err := cri.PullImage(t.Context(), ref, auth); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -91,14 +146,15 @@ func nodeJoinsTainted(t *testing.T, c *rig.Cluster, image string) {
 	if pod.Spec.NodeName != n.Name {
 		t.Errorf("the pod is on %s, want %s", pod.Spec.NodeName, n.Name)
 	}
-	if err := n.Close(); err != nil {
+	if err := n.Remove(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if c.Node(n.Name) != nil {
-		t.Error("the cluster has a node that was closed")
+		t.Error("the cluster has a node that was removed")
 	}
-	kubectl(t, c, "delete", "node", n.Name)
-	kubectl(t, c, "delete", "pod", "late", "--force", "--ignore-not-found")
+	if out := kubectl(t, c, "get", "nodes,pods", "-o", "name"); strings.Contains(out, n.Name) || strings.Contains(out, "late") {
+		t.Errorf("after the node was removed there are\n%s", out)
+	}
 	if _, err := c.WaitPodsReady(t.Context(), "default", "app=web", 3); err != nil {
 		t.Error(err)
 	}
@@ -129,12 +185,15 @@ func nodeReturns(t *testing.T, c *rig.Cluster, _ string) {
 		{"power lost", func(ctx context.Context) error { return errors.Join(n.Kill(), n.Boot(ctx)) }},
 		{"rebooted", func(ctx context.Context) error { return n.Reboot(ctx) }},
 	} {
+		start := time.Now()
 		if err := again.f(t.Context()); err != nil {
 			t.Fatalf("%s: %v", again.name, err)
 		}
+		booted := time.Since(start)
 		if err := c.WaitNodesReady(t.Context(), n.Name); err != nil {
 			t.Fatalf("%s: %v", again.name, err)
 		}
+		ready := time.Since(start)
 		err := c.Await(t.Context(), "the pod to be started again", func(ctx context.Context) error {
 			got, err := restarts(ctx, c, n.Name)
 			if err == nil && got != i+1 {
@@ -145,6 +204,8 @@ func nodeReturns(t *testing.T, c *rig.Cluster, _ string) {
 		if err != nil {
 			t.Fatalf("%s: %v", again.name, err)
 		}
+		t.Logf("%s: booted after %s, Ready after %s, the pod after %s", again.name, booted.Round(time.Millisecond),
+			ready.Round(time.Millisecond), time.Since(start).Round(time.Millisecond))
 	}
 	serviceAcrossNodes(t, c, "")
 }
@@ -184,22 +245,9 @@ func apiAway(t *testing.T, c *rig.Cluster, _ string) {
 	if err := c.StopAPIServer(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	transport := &http.Transport{DialContext: c.Dial}
-	defer transport.CloseIdleConnections()
 	for _, p := range pods {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.Status.PodIP+":8080", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := transport.RoundTrip(req)
-		if err != nil {
-			t.Errorf("while the API is away a pod says %v", err)
-			continue
-		}
-		body, err := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if got := strings.TrimSpace(string(body)); err != nil || got != p.Spec.NodeName {
-			t.Errorf("the pod on %s says %q, %v", p.Spec.NodeName, got, err)
+		if got, err := httpGet(t, c, p.Status.PodIP+":8080"); err != nil || got != p.Spec.NodeName {
+			t.Errorf("while the API is away the pod on %s says %q, %v", p.Spec.NodeName, got, err)
 		}
 	}
 	if err := c.StartAPIServer(t.Context()); err != nil {
@@ -240,6 +288,66 @@ func closesCleanly(t *testing.T, c *rig.Cluster, dir string) {
 	if left := usersOf(t, networks, dir); len(left) > 0 {
 		t.Errorf("Close left %q", left)
 	}
+}
+
+func TestKilledProcessLeavesNothingOfACluster(t *testing.T) {
+	if dir := os.Getenv(childDir); dir != "" {
+		c, err := rig.StartCluster(t.Context(), rig.ClusterConfig{Dir: dir, Nodes: make([]rig.ClusterNodeConfig, 1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, err := c.Exec(t.Context(), "readlink", "/proc/self/ns/net")
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := fmt.Sprintf("%s %d", strings.TrimSpace(in), c.Nodes()[0].Leader())
+		if err := errors.Join(os.WriteFile(filepath.Join(dir, "new"), []byte(told), 0o644),
+			os.Rename(filepath.Join(dir, "new"), filepath.Join(dir, "told"))); err != nil {
+			t.Fatal(err)
+		}
+		select {}
+	}
+	rigtest.RequireRoot(t)
+	dir := t.TempDir()
+	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
+	child.Env = append(os.Environ(), childDir+"="+dir)
+	var out strings.Builder
+	child.Stdout, child.Stderr = &out, &out
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = child.Wait() // it is killed
+	}()
+	var network string
+	var leader int
+	for network == "" {
+		if text, err := os.ReadFile(filepath.Join(dir, "told")); err == nil {
+			if _, err := fmt.Sscanf(string(text), "%s %d", &network, &leader); err != nil {
+				t.Fatal(err)
+			}
+		}
+		select {
+		case <-ended:
+			t.Fatalf("the child ended by itself:\n%s", out.String())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	in, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", leader))
+	if err != nil {
+		t.Fatal(err)
+	}
+	networks := []string{network, in}
+	if users := usersOf(t, networks, dir); len(users) < 10 {
+		t.Errorf("of a cluster that runs there is only %q", users)
+	}
+	if err := child.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-ended
+	eventually(t, "the cluster to end", func() bool { return len(usersOf(t, networks, dir)) == 0 })
 }
 
 // usersOf lists the processes that are in one of the networks, keep one open, or have the directory in their arguments.
