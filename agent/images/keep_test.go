@@ -61,6 +61,7 @@ func TestUnwantedImagesGoBeforeOneThatLacksTheirRoom(t *testing.T) {
 			if !slices.Contains(got, "unpin "+before) || slices.Contains(got, "unpin sha256:id-of-a") {
 				t.Errorf("%v: asked of the puller: %q", why, got)
 			}
+			w.untilPhase("b", report.ImageFailed)
 			w.phases("a: Ready", "b: Failed")
 			w.puller.Set(func(p *agenttest.State) { clear(p.Fails) })
 			after(10 * time.Minute)

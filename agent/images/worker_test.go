@@ -94,6 +94,19 @@ func (w *worker) phases(want ...string) {
 	}
 }
 
+// untilPhase lets time go by until an image is in a phase: when it is tried again is random. It fails the test after a minute.
+func (w *worker) untilPhase(name string, want report.ImagePhase) {
+	w.t.Helper()
+	is := func(i report.Image) bool { return i.Name == name && i.Phase == want }
+	for range 60 {
+		if slices.ContainsFunc(w.Report(), is) {
+			return
+		}
+		after(time.Second)
+	}
+	w.t.Fatalf("%s has not become %s in a minute", name, want)
+}
+
 func (w *worker) concludes(status report.ConditionStatus, reason, message string) {
 	w.t.Helper()
 	if s, r, m := w.Condition(); s != status || r != reason || m != message {
