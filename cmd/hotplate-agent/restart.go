@@ -84,8 +84,8 @@ func (o *options) newRestarter(
 
 // uninstallRestarts ends a restart of containerd that was left in the middle, and takes away what restarts have installed.
 func (o *options) uninstallRestarts(ctx context.Context, host *apply.Host, log *slog.Logger, out io.Writer) error {
-	unit, open, err := restart.Installed(o.stateDir)
-	if err != nil || !unit && !open {
+	unit, more, err := restart.Installed(o.stateDir)
+	if err != nil || !unit && !more {
 		return err
 	}
 	if unit {
@@ -97,7 +97,7 @@ func (o *options) uninstallRestarts(ctx context.Context, host *apply.Host, log *
 	}
 	keeper, err := cli.ConnectKeeper(ctx, o.address, o.systemd)
 	if err != nil {
-		return fmt.Errorf("end a restart of containerd that was left in the middle: %w", err)
+		return fmt.Errorf("take back what restarts of containerd have left: %w", err)
 	}
 	return errors.Join(o.endRestarts(ctx, host, keeper, keeper.NoTimer, log, out), keeper.Close())
 }
@@ -124,14 +124,16 @@ func (o *options) endRestarts(ctx context.Context, host *apply.Host, keeper rest
 }
 
 func uninstallRestarter(ctx context.Context, r *restart.Restarter, out io.Writer) error {
-	records, err := r.Records() // they go, too
-	if err != nil {
-		return err
-	}
-	ended, err := r.Uninstall(ctx)
+	done, err := r.Uninstall(ctx)
+	ended := done.Ended
 	if ended != nil {
 		fmt.Fprintf(out, "ended a restart of containerd that was left in the middle: %s: %s\n", ended.Kind, ended.Reason)
-		records = append(records, *ended)
+	}
+	for _, file := range done.Restored {
+		fmt.Fprintf(out, "put back %s; containerd is not restarted for it\n", file)
+	}
+	for _, l := range done.Left {
+		fmt.Fprintf(out, "left alone: %s: %s\n", l.File, l.Reason)
 	}
 	switch {
 	case err != nil:
@@ -141,13 +143,5 @@ func uninstallRestarter(ctx context.Context, r *restart.Restarter, out io.Writer
 			restart.BootUnit)
 	}
 	fmt.Fprintln(out, "forgot restarts of containerd; "+restart.BootUnit+" is not installed any more")
-	said := make(map[string]bool)
-	for _, o := range records {
-		if o.Kind == restart.Restarted && !said[o.File] {
-			said[o.File] = true
-			fmt.Fprintf(out, "left alone: %s: its config_path means nothing without files in that directory, and to take it back "+
-				"containerd would have to be restarted once more\n", o.File)
-		}
-	}
 	return nil
 }

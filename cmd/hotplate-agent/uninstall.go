@@ -33,10 +33,10 @@ func newUninstall() *cobra.Command {
 		Use:   "uninstall",
 		Short: "Put this node back as it was before hotplate: hosts directory, adopted files, pins, unit",
 		Long: "uninstall takes back everything that the agent did to this node: the hosts directory becomes byte for byte\n" +
-			"what it was, adopted directories included, pins of hotplate's are taken off, and its unit of systemd is removed.\n" +
-			"Images stay on the disk; the kubelet may then collect them. containerd's config_path stays, for it means nothing\n" +
-			"where the directory is empty. Nothing is restarted, unless a restart of containerd was left in the middle, which\n" +
-			"is ended. Stop the agent first.",
+			"what it was, adopted directories included, and so does containerd's configuration, unless somebody has changed it\n" +
+			"since. Pins of hotplate's are taken off, and its unit of systemd is removed. Images stay on the disk; the kubelet\n" +
+			"may then collect them. Nothing is restarted, unless a restart of containerd was left in the middle, which is\n" +
+			"ended. Stop the agent first.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.uninstall(cmd.Context(), cmd.OutOrStdout()) },
 	}

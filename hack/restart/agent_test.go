@@ -177,6 +177,7 @@ func (a *agentOn) stop() {
 
 func agentRestarts(t *testing.T, program string) {
 	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
+	before := s.read("/etc/containerd/config.toml")
 	a := s.startAgent(program, "restart: {soak: 2s}\n", podMounts())
 	r := a.ready("config_path unset", restart.Restarted)
 	if c := r.Condition(report.HostsLive); c.Status != report.True {
@@ -192,10 +193,13 @@ func agentRestarts(t *testing.T, program string) {
 	p := a.run(podMounts(), "uninstall")
 	code, err := p.Wait(t.Context())
 	if out := p.Output(); err != nil || code != 0 || !strings.Contains(out, "hotplate-restore.service is not installed any more") ||
-		!strings.Contains(out, "left alone: /etc/containerd/config.toml") {
+		!strings.Contains(out, "put back /etc/containerd/config.toml") {
 		t.Errorf("uninstall ended with %d, %v:\n%s", code, err, out)
 	}
 	s.untouched(pid)
+	if got := s.read("/etc/containerd/config.toml"); got != before {
+		t.Errorf("containerd's configuration is not as it was:\n%s", got)
+	}
 	if state := s.exec("systemctl", "show", "--value", "-p", "LoadState", restart.BootUnit); state != "not-found" {
 		t.Errorf("to systemd %s is %s", restart.BootUnit, state)
 	}

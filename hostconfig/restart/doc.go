@@ -47,6 +47,12 @@
 // After a reboot in the middle the boot unit restores the old configuration before containerd starts, if the new one is still
 // as it was written.
 //
+// # What Uninstall puts back
+//
+// A transaction that ends well keeps what the configuration was before hotplate's first change of it (originals.json, for root
+// only). Uninstall puts that back by one rename and restarts nothing: until its next start containerd reads the hosts
+// directory, which is as it was, too. A file that somebody has changed since is theirs.
+//
 // # Without systemd
 //
 // Where something else starts containerd again when it ends (package supervised), nothing can be armed: steps 5 and 6 are left

@@ -246,6 +246,11 @@ func (r *Restarter) end(ctx context.Context, j *journal, o Outcome) (Outcome, er
 			errs = append(errs, fmt.Errorf("note that this configuration is not to be tried again: %w", err))
 		}
 	}
+	if o.Kind == Restarted {
+		if err := r.addOriginal(j); err != nil {
+			errs = append(errs, fmt.Errorf("keep containerd's configuration as it was, for an uninstall: %w", err))
+		}
+	}
 	if err := r.sift(j); err != nil {
 		errs = append(errs, fmt.Errorf("keep what somebody else has written into %s: %w", j.File, err))
 	}

@@ -32,10 +32,12 @@ const (
 	markerFile   = "marker"       // there while the boot unit may have something to do
 	recordFile   = "record.json"  // how attempts ended
 	poisonFile   = "refused.json" // configurations that are not tried again
+	// originalsFile holds configurations as they were before hotplate changed them, for Uninstall.
+	originalsFile = "originals.json"
 )
 
 const (
-	// maxRecords bounds recordFile and poisonFile, in entries.
+	// maxRecords bounds recordFile, poisonFile and originalsFile, in entries.
 	maxRecords = 20
 	// maxState bounds what is read of each file of ours, in bytes.
 	maxState = 8 << 20

@@ -179,7 +179,7 @@ func (n *node) leftovers() (left []string) {
 	}
 	for _, e := range entries {
 		switch e.Name() {
-		case lockFile, recordFile, poisonFile, bootName + ".service":
+		case lockFile, recordFile, poisonFile, originalsFile, bootName + ".service":
 		default:
 			left = append(left, e.Name())
 		}

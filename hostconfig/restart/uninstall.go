@@ -18,8 +18,8 @@ import (
 const BootUnit = bootName + ".service"
 
 // Installed reports what a Restarter may have left that Uninstall has to take away: the boot unit, which only systemd can
-// remove, and an open transaction. stateDir is its path for this process.
-func Installed(stateDir string) (unit, open bool, err error) {
+// remove, and an open transaction or a configuration to put back. stateDir is its path for this process.
+func Installed(stateDir string) (unit, more bool, err error) {
 	there := func(name string) bool {
 		_, lerr := os.Lstat(filepath.Join(stateDir, "restart", name))
 		if lerr != nil && !errors.Is(lerr, fs.ErrNotExist) {
@@ -27,34 +27,46 @@ func Installed(stateDir string) (unit, open bool, err error) {
 		}
 		return lerr == nil
 	}
-	unit, open = there(BootUnit), there(journalFile)
-	return unit, open, err
+	unit, more = there(BootUnit), there(journalFile) || there(originalsFile)
+	return unit, more, err
 }
 
-// Uninstall ends what an earlier transaction has left, as Recover does, and then takes the boot unit and the state away, but
-// for locks and what somebody else had written. containerd and its configuration stay as they are: a config_path whose
-// directory is empty means nothing, and to change it needs another restart. Where the outcome is Failed, or with an error,
-// what is left is left for the next call.
-func (r *Restarter) Uninstall(ctx context.Context) (*Outcome, error) {
+// Receipt is what Uninstall has done.
+type Receipt struct {
+	// Ended is the outcome of a transaction that was open; nil if none was.
+	Ended *Outcome
+	// Restored are configurations of containerd that are as they were again, Left those that somebody has changed.
+	Restored []string
+	Left     []Left
+}
+
+// Uninstall ends what an earlier transaction has left, as Recover does, puts containerd's configuration back as it was before
+// hotplate, and takes the boot unit and the state away, but for locks and what somebody else had written. containerd is not
+// restarted for that: the hosts directory, which it reads until its next start, is put back by its own writer. Where the
+// outcome is Failed, or with an error, what is left is left for the next call.
+func (r *Restarter) Uninstall(ctx context.Context) (done Receipt, err error) {
 	unlock, err := r.lock()
 	if err != nil {
-		return nil, err
+		return done, err
 	}
 	defer unlock()
-	o, err := r.recover(ctx)
-	if err != nil || o != nil && o.Kind == Failed {
-		return o, err
+	done.Ended, err = r.recover(ctx)
+	if err != nil || done.Ended != nil && done.Ended.Kind == Failed {
+		return done, err
+	}
+	if done.Restored, done.Left, err = r.putBack(); err != nil {
+		return done, err
 	}
 	if err := r.removeBoot(ctx); err != nil {
-		return o, fmt.Errorf("remove %s: %w", bootFile, err)
+		return done, fmt.Errorf("remove %s: %w", bootFile, err)
 	}
 	// The text of the boot unit last: Installed goes by it.
 	for _, file := range []string{recordFile, poisonFile, BootUnit} {
 		if err := r.remove(r.state(file)); err != nil {
-			return o, err
+			return done, err
 		}
 	}
-	return o, nil
+	return done, nil
 }
 
 // removeBoot removes the boot unit, if it may be there.

@@ -18,8 +18,8 @@ func (a *agent) uninstall() result {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		o, err := a.r.Uninstall(ctx)
-		res = result{Outcome: deref(o), err: err}
+		d, err := a.r.Uninstall(ctx)
+		res = result{Outcome: deref(d.Ended), err: err}
 	}()
 	<-done
 	res.killed = res.killed || a.dead
@@ -29,12 +29,12 @@ func (a *agent) uninstall() result {
 // uninstalled fails the test unless nothing of a Restarter's is on the node any more.
 func (n *node) uninstalled() {
 	n.Helper()
-	if unit, open, err := Installed(n.at(stateDir)); unit || open || err != nil {
-		n.Errorf("installed: %v, open: %v, %v", unit, open, err)
+	if unit, more, err := Installed(n.at(stateDir)); unit || more || err != nil {
+		n.Errorf("installed: %v, more: %v, %v", unit, more, err)
 	}
 	for _, file := range []string{bootFile, "/etc/systemd/system/multi-user.target.wants/" + BootUnit,
 		"/etc/systemd/system/" + unitName + ".wants/" + BootUnit, stateDir + "/restart/" + recordFile,
-		stateDir + "/restart/" + poisonFile, stateDir + "/restart/" + BootUnit} {
+		stateDir + "/restart/" + poisonFile, stateDir + "/restart/" + originalsFile, stateDir + "/restart/" + BootUnit} {
 		if n.has(file) {
 			n.Errorf("%s is left", file)
 		}
@@ -55,18 +55,18 @@ func TestUninstallTakesAwayWhatItHasInstalled(t *testing.T) {
 				if res := n.run(); res.Kind != want {
 					t.Fatal(res)
 				}
-				if unit, open, err := Installed(n.at(stateDir)); !unit || open || err != nil || !n.has(bootFile) {
-					t.Fatalf("installed: %v, open: %v, %v; the boot unit is there: %v", unit, open, err, n.has(bootFile))
+				if unit, more, err := Installed(n.at(stateDir)); !unit || more != (want == Restarted) || err != nil || !n.has(bootFile) {
+					t.Fatalf("installed: %v, more: %v, %v; the boot unit is there: %v", unit, more, err, n.has(bootFile))
 				}
-				text, starts := n.read(usualConfig), n.ctrd.count()
+				starts := n.ctrd.count()
 				for range 2 {
 					if res := n.newAgent().uninstall(); res.err != nil || res.Kind != "" {
 						t.Errorf("%v", res)
 					}
 					n.uninstalled()
 				}
-				if n.read(usualConfig) != text || n.ctrd.count() != starts {
-					t.Error("containerd's configuration was changed, or it was restarted")
+				if n.read(usualConfig) != oldConfig || n.ctrd.count() != starts {
+					t.Error("containerd's configuration is not as it was, or it was restarted")
 				}
 			})
 		})
@@ -79,8 +79,8 @@ func TestUninstallEndsAnOpenTransaction(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := newNode(t)
 				n.runTo(at)
-				if unit, open, err := Installed(n.at(stateDir)); !unit || !open || err != nil {
-					t.Errorf("installed: %v, open: %v, %v", unit, open, err)
+				if unit, more, err := Installed(n.at(stateDir)); !unit || !more || err != nil {
+					t.Errorf("installed: %v, more: %v, %v", unit, more, err)
 				}
 				if res := n.newAgent().uninstall(); res.err != nil || res.Kind != want {
 					t.Errorf("%v, want %s", res, want)
