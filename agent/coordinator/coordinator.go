@@ -69,6 +69,8 @@ type Coordinator struct {
 	unknown   map[string]string // why a tag is not resolved, by reference
 	pullers   *pullers
 	throttled map[string]time.Time // registry hosts, until when
+	release   string               // who asked that all nodes become as they were; empty if nobody did
+	unreached []string             // nodes that have said nothing to that
 
 	rolling sync.Mutex // guards what follows, also while a Rollout is kept
 	rollout Rollout
@@ -151,6 +153,12 @@ func (c *Coordinator) Answer(ctx context.Context, name string, r report.NodeRepo
 	now := time.Now()
 	c.fleet.Hear(name, r, now)
 	c.mu.Lock()
+	if c.release != "" {
+		c.pullers.leave(name)
+		c.mu.Unlock()
+		c.cfg.Changed(name)
+		return released(r), nil
+	}
 	intent, ok := c.wants()
 	if !ok {
 		c.mu.Unlock()
@@ -214,11 +222,14 @@ func (c *Coordinator) throttles(now time.Time) (all []report.Throttle) {
 func (c *Coordinator) Conclude(node Node, had bool) (Conclusion, bool) {
 	now := time.Now()
 	heard, ok := c.fleet.Of(node.Name)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.release != "" {
+		return concludeRelease(heard, ok, c.fleet.Complete(now), now)
+	}
 	if !ok {
 		return Conclusion{Status: report.Unknown, Reason: ReasonSilent, Message: "no report of the agent"}, had && c.fleet.Complete(now)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	intent, ok := c.wants()
 	if !ok {
 		return Conclusion{}, false

@@ -20,6 +20,7 @@
 //   - fleet.go, conclude.go: what nodes say, and what that comes to.
 //   - pullers.go: how many nodes fetch at once.
 //   - rollout.go: which node may restart containerd.
+//   - release.go: all nodes become as they were before hotplate.
 //   - marks.go: what a Node should say.
 //   - authority.go: the CA and the certificates that it signs.
 //

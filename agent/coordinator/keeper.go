@@ -31,6 +31,10 @@ const (
 	// go on that had stopped by itself.
 	PauseAnnotation  = "hotplate.dev/pause"
 	ResumeAnnotation = "hotplate.dev/resume"
+	// ReleaseAnnotation on it, with any value, asks that every node becomes as it was before hotplate; ReleaseKey then holds a
+	// Release.
+	ReleaseAnnotation = "hotplate.dev/release"
+	ReleaseKey        = "release.json"
 	// apiTimeout bounds one request to the API.
 	apiTimeout = 15 * time.Second
 )
@@ -54,6 +58,7 @@ type Keeper struct {
 
 	mu      sync.Mutex // guards what follows
 	rollout *corev1.ConfigMap
+	said    Said
 }
 
 // NewKeeper returns a Keeper that has no certificate yet.
@@ -186,6 +191,10 @@ type Said struct {
 	Pause string
 	// Resume is when a person let a rollout go on; zero if never.
 	Resume time.Time
+	// Release is not empty when every node is to become as it was before hotplate, and Released how far they are; nil if nobody
+	// has looked yet.
+	Release  string
+	Released *Release
 }
 
 // Rollout reads the Rollout and what people say of it.
@@ -197,7 +206,8 @@ func (k *Keeper) Rollout(ctx context.Context) (Rollout, Said, error) {
 	is, err := k.cfg.ConfigMaps.Get(ctx, RolloutName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		k.rollout = nil
-		return Rollout{}, Said{}, nil
+		// Whoever asks for a release and then deletes everything does not want the nodes to be taken again.
+		return Rollout{}, Said{Release: k.said.Release}, nil
 	}
 	if err != nil {
 		return Rollout{}, Said{}, fmt.Errorf("read ConfigMap %s: %w", RolloutName, err)
@@ -210,11 +220,15 @@ func (k *Keeper) Rollout(ctx context.Context) (Rollout, Said, error) {
 				RolloutName, rolloutKey, err)
 		}
 	}
-	return r, said(is, k.cfg.Log), nil
+	k.said = said(is, k.cfg.Log)
+	return r, k.said, nil
 }
 
 func said(is *corev1.ConfigMap, log *slog.Logger) Said {
-	s := Said{Pause: is.Annotations[PauseAnnotation]}
+	s := Said{Pause: is.Annotations[PauseAnnotation], Release: is.Annotations[ReleaseAnnotation]}
+	if r := new(Release); json.Unmarshal([]byte(is.Data[ReleaseKey]), r) == nil {
+		s.Released = r // what cannot be read is written anew
+	}
 	if text := is.Annotations[ResumeAnnotation]; text != "" {
 		var err error
 		if s.Resume, err = time.Parse(time.RFC3339, text); err != nil {
@@ -225,29 +239,42 @@ func said(is *corev1.ConfigMap, log *slog.Logger) Said {
 }
 
 // Keep makes a Rollout durable. It fails when somebody else has written it since it was read: another leader.
-func (k *Keeper) Keep(ctx context.Context, r Rollout) error {
+func (k *Keeper) Keep(ctx context.Context, r Rollout) error { return k.write(ctx, rolloutKey, r) }
+
+// KeepRelease makes a Release durable, unless the ConfigMap by which it was asked for is gone.
+func (k *Keeper) KeepRelease(ctx context.Context, r Release) error {
+	k.mu.Lock()
+	there := k.rollout != nil
+	k.mu.Unlock()
+	if !there {
+		return nil
+	}
+	return k.write(ctx, ReleaseKey, r)
+}
+
+func (k *Keeper) write(ctx context.Context, key string, v any) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	text, err := json.MarshalIndent(r, "", "  ")
+	text, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
-		return fmt.Errorf("encode the rollout: %w", err)
+		return fmt.Errorf("encode %s: %w", key, err)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var is *corev1.ConfigMap
 	if k.rollout == nil {
 		is, err = k.cfg.ConfigMaps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RolloutName},
-			Data: map[string]string{rolloutKey: string(text)}}, metav1.CreateOptions{FieldManager: FieldManager})
+			Data: map[string]string{key: string(text)}}, metav1.CreateOptions{FieldManager: FieldManager})
 	} else {
 		next := k.rollout.DeepCopy()
 		if next.Data == nil {
 			next.Data = map[string]string{}
 		}
-		next.Data[rolloutKey] = string(text)
+		next.Data[key] = string(text)
 		is, err = k.cfg.ConfigMaps.Update(ctx, next, metav1.UpdateOptions{FieldManager: FieldManager})
 	}
 	if err != nil {
-		return fmt.Errorf("keep the rollout in ConfigMap %s: %w", RolloutName, err)
+		return fmt.Errorf("keep %s in ConfigMap %s: %w", key, RolloutName, err)
 	}
 	k.rollout = is
 	return nil

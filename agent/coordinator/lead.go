@@ -180,6 +180,7 @@ func (s *Server) lead(ctx context.Context) error {
 		return err
 	}
 	l.SetRollout(rollout)
+	l.setRelease(said)
 	if err := errors.Join(l.SetPaused(ctx, said.Pause, said.Resume), l.keeper.Lead(ctx)); err != nil {
 		return err
 	}
@@ -299,7 +300,7 @@ func (s *Server) ticks(ctx context.Context, l *leader) {
 		}
 		_, said, err := l.keeper.Rollout(ctx)
 		if err == nil {
-			err = l.SetPaused(ctx, said.Pause, said.Resume)
+			err = errors.Join(l.SetPaused(ctx, said.Pause, said.Resume), l.keepRelease(ctx, said))
 		}
 		err = errors.Join(err, l.Expire(ctx, time.Duration(l.soak.Load())))
 		if n%sweepTicks == 0 {
@@ -313,6 +314,24 @@ func (s *Server) ticks(ctx context.Context, l *leader) {
 			s.cfg.Log.Warn("trying again in a moment", "err", err)
 		}
 	}
+}
+
+func (l *leader) setRelease(said Said) {
+	before := Release{}
+	if said.Released != nil {
+		before = *said.Released
+	}
+	l.SetRelease(said.Release, before)
+}
+
+// keepRelease goes by what people say of a release, and writes how far it is.
+func (l *leader) keepRelease(ctx context.Context, said Said) error {
+	l.setRelease(said)
+	is, asked := l.Releasing(l.view.Marked())
+	if !asked || said.Released != nil && is.same(*said.Released) {
+		return nil
+	}
+	return l.keeper.KeepRelease(ctx, is)
 }
 
 // serveReports answers agents until ctx ends.

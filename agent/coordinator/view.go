@@ -163,6 +163,16 @@ func (v *View) Get(name string) *corev1.Node {
 // Names are those of all Nodes.
 func (v *View) Names() []string { return v.nodes.GetStore().ListKeys() }
 
+// Marked are the names of all Nodes that say something of hotplate.
+func (v *View) Marked() (names []string) {
+	for _, o := range v.nodes.GetStore().List() {
+		if node, ok := o.(*corev1.Node); ok && ours(node).marked() {
+			names = append(names, node.Name)
+		}
+	}
+	return names
+}
+
 // Node implements Nodes.
 func (v *View) Node(name string) (Node, bool) {
 	node := v.Get(name)
