@@ -46,11 +46,13 @@ lint: verify ## gofmt, vet, staticcheck, import rules (golangci-lint), generated
 .PHONY: verify
 verify: ## Check that generated files are what their generators write
 	$(GO) run ./hack/schema -verify
+	$(GO) run ./hack/chart -verify
 	$(GO) mod tidy -diff
 
 .PHONY: generate
 generate: ## Write the generated files
 	$(GO) run ./hack/schema
+	$(GO) run ./hack/chart
 
 .PHONY: unit
 unit: ## Unit tests with the race detector
@@ -89,6 +91,10 @@ crash: ## The long crash loops of the hosts directory's writer and of the restar
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME
 	$(GO) run ./hack/fuzz -time $(FUZZTIME)
+
+.PHONY: image
+image: ## Build the image for amd64 and arm64, with SBOM and provenance, into bin/image
+	$(GO) run ./hack/image -version $(VERSION) -out bin/image
 
 .PHONY: clean
 clean: ## Remove what builds and the demo wrote here

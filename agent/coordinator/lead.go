@@ -26,10 +26,10 @@ import (
 )
 
 const (
-	// leaseName is the Lease that the leader holds.
-	leaseName = report.CoordinatorName
-	// A leader that cannot renew its lease for renewDeadline stops; another one begins when leaseDuration has passed.
-	leaseDuration = 15 * time.Second
+	// LeaseName is the Lease that the leader holds.
+	LeaseName = report.CoordinatorName
+	// A leader that cannot renew its Lease for renewDeadline stops; another one begins when LeaseDuration has passed.
+	LeaseDuration = 15 * time.Second
 	renewDeadline = 10 * time.Second
 	retryPeriod   = 2 * time.Second
 	// tick is how often the leader looks at what nobody tells it.
@@ -111,9 +111,9 @@ func (s *Server) term(ctx context.Context) error {
 	failed := make(chan error, 1)
 	var led atomic.Bool
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock: &resourcelock.LeaseLock{LeaseMeta: metav1.ObjectMeta{Namespace: s.cfg.Namespace, Name: leaseName},
+		Lock: &resourcelock.LeaseLock{LeaseMeta: metav1.ObjectMeta{Namespace: s.cfg.Namespace, Name: LeaseName},
 			Client: s.cfg.Client.CoordinationV1(), LockConfig: resourcelock.ResourceLockConfig{Identity: s.cfg.Pod}},
-		LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod, ReleaseOnCancel: true, Name: leaseName,
+		LeaseDuration: LeaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod, ReleaseOnCancel: true, Name: LeaseName,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(ctx context.Context) {
 				led.Store(true)

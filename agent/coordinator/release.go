@@ -53,7 +53,7 @@ func (c *Coordinator) SetRelease(asked string, before Release) {
 	}
 	if asked != "" {
 		c.cfg.Log.Warn("every node is asked to become as it was before hotplate", "asked", asked, "toUndo",
-			"kubectl annotate configmap "+RolloutName+" "+ReleaseAnnotation+"-")
+			"hotplate-coordinator release --undo")
 	} else {
 		c.cfg.Log.Info("nodes are wanted again")
 	}

@@ -13,9 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/hotplate-dev/hotplate/agent/coordinator"
 	"github.com/hotplate-dev/hotplate/agent/kube"
@@ -33,11 +30,11 @@ const (
 
 // options are the flags of the coordinator.
 type options struct {
-	kubeconfig, namespace, configMap string
-	pod, ip                          string
-	listen, statusListen             string
-	tlsSecret, account, workDir      string
-	log                              cli.Log
+	api                         api
+	configMap, pod, ip          string
+	listen, statusListen        string
+	tlsSecret, account, workDir string
+	log                         cli.Log
 }
 
 func newCommand() *cobra.Command {
@@ -52,8 +49,7 @@ func newCommand() *cobra.Command {
 		RunE:    func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file (default: the service account of this pod)")
-	flags.StringVar(&o.namespace, "namespace", "", "hotplate's own namespace (default: that of this pod)")
+	o.api.bind(flags)
 	flags.StringVar(&o.configMap, "config-map", "hotplate-config", "ConfigMap that holds the config")
 	flags.StringVar(&o.pod, "pod-name", os.Getenv("POD_NAME"), "name of this replica (default: POD_NAME in the environment)")
 	flags.StringVar(&o.ip, "pod-ip", os.Getenv("POD_IP"), "address at which agents reach this replica (default: POD_IP in the environment)")
@@ -63,6 +59,7 @@ func newCommand() *cobra.Command {
 	flags.StringVar(&o.account, "agent-service-account", "hotplate-agent", "service account of agents")
 	flags.StringVar(&o.workDir, "work-dir", filepath.Join(os.TempDir(), "hotplate-coordinator"), "directory for files that need not survive a restart")
 	o.log.Bind(flags, "info")
+	cmd.AddCommand(newCheck(), newRelease())
 	return cmd
 }
 
@@ -72,11 +69,6 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 	kube.RouteLogs(log)
-	if o.namespace == "" {
-		if o.namespace, err = kube.OwnNamespace(); err != nil {
-			return err
-		}
-	}
 	_, port, err := net.SplitHostPort(o.listen)
 	switch {
 	case err != nil:
@@ -84,7 +76,7 @@ func (o *options) run(ctx context.Context) error {
 	case o.pod == "" || o.ip == "":
 		return errors.New("which replica this is is not known; give --pod-name and --pod-ip, or POD_NAME and POD_IP in the environment")
 	}
-	client, err := o.connect()
+	client, err := o.api.connect()
 	if err != nil {
 		return err
 	}
@@ -93,32 +85,21 @@ func (o *options) run(ctx context.Context) error {
 	}
 	resolving := &resolving{dir: filepath.Join(o.workDir, "hosts"), log: log}
 	server, err := coordinator.NewServer(coordinator.ServerConfig{
-		Client: client, Namespace: o.namespace, Pod: o.pod, AgentAccount: o.account, TLSSecret: o.tlsSecret, Log: log,
+		Client: client, Namespace: o.api.namespace, Pod: o.pod, AgentAccount: o.account, TLSSecret: o.tlsSecret, Log: log,
 		URL: "https://" + net.JoinHostPort(o.ip, port), Listen: o.listen, Resolver: resolving.of,
 		Source: func(context.Context) (coordinator.ConfigSource, error) {
-			return kube.New(kube.Config{Client: client, Namespace: o.namespace, ConfigMap: o.configMap, Log: log,
+			return kube.New(kube.Config{Client: client, Namespace: o.api.namespace, ConfigMap: o.configMap, Log: log,
 				RunDir: filepath.Join(o.workDir, "run")})
 		},
 	})
 	if err != nil {
 		return err
 	}
-	log.Info("hotplate-coordinator starts", "version", version, "namespace", o.namespace, "pod", o.pod)
+	log.Info("hotplate-coordinator starts", "version", version, "namespace", o.api.namespace, "pod", o.pod)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.Run(ctx) })
 	g.Go(func() error { return serve(ctx, o.statusListen, server.Handler(), log) })
 	return g.Wait()
-}
-
-func (o *options) connect() (kubernetes.Interface, error) {
-	cfg, err := rest.InClusterConfig()
-	if o.kubeconfig != "" {
-		cfg, err = clientcmd.BuildConfigFromFlags("", o.kubeconfig)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("find the Kubernetes API (outside of a cluster give --kubeconfig): %w", err)
-	}
-	return kube.Connect(cfg, "hotplate-coordinator/"+version, clientQPS, clientBurst)
 }
 
 // serve answers on an address until ctx ends.
