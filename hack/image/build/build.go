@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -147,7 +146,7 @@ func (b *builder) variant(ctx context.Context, base v1.Layer, p v1.Platform) (va
 		if err != nil {
 			return variant{}, err
 		}
-		c := content{path.Join(programDir, program.name), 0o755, data}
+		c := content{program.name, 0o755, data}
 		l, err := layer(c, b.Source.Time, program.file+".tar")
 		if err != nil {
 			return variant{}, err

@@ -95,9 +95,7 @@ func TestWhatIsInTheLayers(t *testing.T) {
 			header(tar.TypeDir, "etc/ssl/certs/", 0o755, 0),
 			header(tar.TypeReg, "etc/ssl/certs/ca-certificates.crt", 0o644, 1),
 		}, {
-			header(tar.TypeDir, "usr/", 0o755, 0),
-			header(tar.TypeDir, "usr/bin/", 0o755, 0),
-			header(tar.TypeReg, "usr/bin/small", 0o755, 1),
+			header(tar.TypeReg, "small", 0o755, 1),
 		}}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: the layers hold (-want +got):\n%s", p, diff)
@@ -144,7 +142,7 @@ func TestImageSaysWhatItIs(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := v1.Config{
-			User: "0:0", Env: []string{"PATH=/usr/bin"}, Entrypoint: []string{"/usr/bin/small"}, WorkingDir: "/", Labels: labels,
+			User: "0:0", Env: []string{"PATH=/"}, Entrypoint: []string{"/small"}, WorkingDir: "/", Labels: labels,
 		}
 		if diff := cmp.Diff(want, config.Config); diff != "" {
 			t.Errorf("%s: the config (-want +got):\n%s", m.Platform, diff)

@@ -20,7 +20,7 @@ import (
 
 // program is one that was compiled for one platform.
 type program struct {
-	name string // as in /usr/bin
+	name string // of the file
 	file string
 	info *debug.BuildInfo
 }

@@ -58,8 +58,8 @@ func (b *builder) assemble(layers []fileLayer, p v1.Platform) (v1.Image, error) 
 	cfg.Config = v1.Config{
 		// The agent is root, without any capability where it needs none. The chart gives the coordinator another user.
 		User:       "0:0",
-		Env:        []string{"PATH=/" + programDir},
-		Entrypoint: []string{"/" + path.Join(programDir, path.Base(b.Programs[0]))},
+		Env:        []string{"PATH=/"},
+		Entrypoint: []string{"/" + path.Base(b.Programs[0])},
 		WorkingDir: "/",
 		Labels:     b.Source.labels(),
 	}

@@ -13,11 +13,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// Where things are in the image.
-const (
-	rootsPath  = "etc/ssl/certs/ca-certificates.crt" // Go, and most else, looks here first
-	programDir = "usr/bin"
-)
+// rootsPath is where the CA roots are in the image: Go, and most else, looks here first. Programs are in the root directory, so that
+// a directory of the node's, such as /usr/bin, can be mounted without hiding them.
+const rootsPath = "etc/ssl/certs/ca-certificates.crt"
 
 // content is one file of the image, which is all that a layer has beside the directories above it.
 type content struct {

@@ -116,7 +116,7 @@ func (d *spdxDocument) addRoots(image string, r roots, from module) {
 // addProgram adds a program, and its modules to those of all programs.
 func (d *spdxDocument) addProgram(image string, p program, version string, modules map[string]spdxPackage) error {
 	pkg := newPackage("program-"+p.name, p.name, version, "APPLICATION")
-	pkg.PackageFileName = "/" + programDir + "/" + p.name
+	pkg.PackageFileName = "/" + p.name
 	pkg.LicenseDeclared = licence
 	sum, err := sha256Of(p.file)
 	if err != nil {

@@ -1,0 +1,129 @@
+//go:build e2e
+
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"math/rand"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func newSource(seed int64) rand.Source { return rand.NewSource(seed) }
+
+const pod = `
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME, namespace: default}
+spec:
+  terminationGracePeriodSeconds: 1
+  nodeName: NODE
+  containers: [{name: model, image: IMAGE, command: [sleep, "1000"]}]
+`
+
+// TestCluster is the life of one installation, from helm install to helm uninstall.
+func TestCluster(t *testing.T) {
+	s := newSite(t, 3)
+	s.pushModel("llama:v1", 1)
+	s.pushModel("whisper:v1", 2)
+	before := s.files()
+	if !s.row("helm install with nothing set: agents wait, nodes stay as they are", install) {
+		t.FailNow()
+	}
+	s.row("a config: every node converges; a pod with the image starts without a pull and without a request", configured)
+	s.row("uninstall: nodes byte for byte as before, running pods untouched", func(s *site) string { return uninstall(s, before) })
+}
+
+func install(s *site) string {
+	s.helm(append([]string{"install", "hotplate", s.chart, "--wait", "--timeout", "3m"}, s.values()...)...)
+	for _, n := range s.c.Nodes() {
+		if got := s.kubectl("get", "node", n.Name, "-o", "jsonpath={.metadata.labels}"); strings.Contains(got, "hotplate.dev") {
+			s.Errorf("%s is labelled: %s", n.Name, got)
+		}
+	}
+	return "agents and coordinators are ready; no node is marked"
+}
+
+func configured(s *site) string {
+	s.configMap("site-ca", map[string]string{"ca.crt": string(s.c.CA().PEM())})
+	s.configure(fmt.Sprintf("[{name: llama, ref: %s/models/llama:v1}]", host))
+	s.allBecome("True Ready: 1 of 1 images", "hotplate.dev/ready=true", "image.hotplate.dev/llama=ready")
+
+	// The tag is resolved before, so what follows counts what pods cause.
+	s.c.Front().Reset()
+	for _, n := range s.c.Nodes() {
+		name := "llama-" + n.Name
+		s.apply(pod, "NAME", name, "NODE", n.Name, "IMAGE", host+"/models/llama:v1")
+		if _, err := s.c.WaitPodReady(s.Context(), "default", name); err != nil {
+			s.Fatal(err)
+		}
+		if events := s.events("Pod", name); !strings.Contains(events, "already present on machine") || strings.Contains(events, "Pulling:") {
+			s.Errorf("of the pod on %s is said\n%s", n.Name, events)
+		}
+	}
+	asked := 0
+	for _, r := range s.c.Front().Requests() {
+		if r.Method == http.MethodGet && strings.Contains(r.Path, "/models/llama/blobs/") || strings.Contains(r.UserAgent, "containerd") {
+			asked++
+			s.Errorf("the registry was asked: %s %s by %s", r.Method, r.Path, r.UserAgent)
+		}
+	}
+	return fmt.Sprintf("%d nodes Ready, %d pods started, %d requests for them", len(s.c.Nodes()), len(s.c.Nodes()), asked)
+}
+
+// apply makes the objects of a text in which words are replaced.
+func (s *site) apply(text string, replacements ...string) {
+	s.Helper()
+	s.kubectl("apply", "-f", s.write("objects.yaml", strings.NewReplacer(replacements...).Replace(text)))
+}
+
+// files are what is on each node where hotplate may write: path, mode, owner, target and sum of each. Lock files stay.
+func (s *site) files() map[string]string {
+	s.Helper()
+	all := map[string]string{}
+	for _, n := range s.c.Nodes() {
+		out, err := n.Exec(s.Context(), "sh", "-c", `for dir in /etc/containerd /etc/systemd/system /var/lib/hotplate /run/hotplate; do
+			[ ! -e $dir ] || find $dir -xdev ! -type d ! -path '/var/lib/hotplate/*lock' -printf '%p %M %U %G %l ' \( -type f -exec sha256sum {} \; -o -printf '\n' \); done`)
+		if err != nil {
+			s.Fatal(err)
+		}
+		all[n.Name] = out
+	}
+	return all
+}
+
+func uninstall(s *site, before map[string]string) string {
+	running := s.kubectl("get", "pods", "-n", "default", "-o",
+		`jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{"\n"}{end}`)
+	out, err := s.c.Command(s.Context(), "helm", "uninstall", "hotplate", "--namespace", namespace, "--timeout", "4m").CombinedOutput()
+	if err != nil {
+		s.Fatalf("%v\n%s", err, out)
+	}
+	if !strings.Contains(string(out), "all nodes are as they were before hotplate: 3") {
+		s.Errorf("helm says\n%s", out)
+	}
+	s.await("agents and coordinators to be gone", func(ctx context.Context) error {
+		out, err := s.c.Kubectl(ctx, "get", "pods", "-n", namespace, "-o", "name", "--field-selector=status.phase=Running")
+		if err == nil && out != "" {
+			err = fmt.Errorf("%w: %s", errNotYet, out)
+		}
+		return err
+	})
+	for node, was := range before {
+		if diff := cmp.Diff(strings.Split(was, "\n"), strings.Split(s.files()[node], "\n")); diff != "" {
+			s.Errorf("files of %s (-was +is):\n%s", node, diff)
+		}
+		if is, err := s.node(s.Context(), node); err != nil || strings.Contains(fmt.Sprint(is.Labels, is.Annotations, is.Spec.Taints, is.Status.Conditions), "otplate") {
+			s.Errorf("%v: marks are left on %s: %v %v %v", err, node, is.Labels, is.Annotations, is.Status.Conditions)
+		}
+	}
+	if now := s.kubectl("get", "pods", "-n", "default", "-o",
+		`jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{"\n"}{end}`); now != running {
+		s.Errorf("pods were\n%s\nand are\n%s", running, now)
+	}
+	return "3 nodes released; files, labels and conditions as before; the same containers run"
+}
