@@ -85,6 +85,9 @@ func conclude(q question) Conclusion {
 		return c
 	}
 	c.Status, c.Reason, c.Message = images.verdict()
+	if len(r.Config.Rejected) > 0 {
+		c.Message += "; a newer config is rejected: " + r.Config.Rejected[0]
+	}
 	return c
 }
 

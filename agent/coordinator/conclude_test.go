@@ -71,6 +71,11 @@ func TestConclude(t *testing.T) {
 		"it restarts": {report: with(healthy(a, b), report.HostsLive, report.Unknown, report.Restarting, ""), status: report.False,
 			reason: report.Restarting, message: "HostsLive"},
 		"nothing was observed": {report: report.NodeReport{Images: []report.Image{a, b}}, status: report.False, reason: "NotObserved"},
+		"a new config is rejected": {report: func() report.NodeReport {
+			r := healthy(a, b)
+			r.Config.Rejected = []string{"line 3: no"}
+			return r
+		}(), status: report.True, reason: ReasonReady, message: "2 of 2 images; a newer config is rejected: line 3: no"},
 		"a new config has just come": {report: other, change: func(q *question) { q.changed = noon.Add(-time.Minute) }, status: report.True,
 			reason: ReasonReady},
 		"the old config stays": {report: other, status: report.False, reason: ReasonBehind, message: "older config"},

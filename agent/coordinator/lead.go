@@ -49,8 +49,9 @@ const (
 // ServerConfig is what a Server needs. All fields but TLSSecret are required.
 type ServerConfig struct {
 	Client kubernetes.Interface
-	// Namespace is the coordinator's own, Pod this replica's name, AgentAccount the service account of agents.
-	Namespace, Pod, AgentAccount string
+	// Namespace is the coordinator's own, Pod this replica's name, AgentAccount the service account of agents, ConfigMap the one
+	// that people write the config into: Events of a config that is rejected are about it.
+	Namespace, Pod, AgentAccount, ConfigMap string
 	// URL is where this replica answers, Listen the address that it listens on when it leads.
 	URL, Listen string
 	// TLSSecret is as in KeeperConfig.
@@ -77,7 +78,7 @@ type Server struct {
 
 // NewServer checks cfg.
 func NewServer(cfg ServerConfig) (*Server, error) {
-	if cfg.Client == nil || cfg.Namespace == "" || cfg.Pod == "" || cfg.AgentAccount == "" || cfg.URL == "" || cfg.Listen == "" ||
+	if cfg.Client == nil || cfg.Namespace == "" || cfg.Pod == "" || cfg.AgentAccount == "" || cfg.ConfigMap == "" || cfg.URL == "" || cfg.Listen == "" ||
 		cfg.Source == nil || cfg.Resolver == nil || cfg.Log == nil {
 		return nil, errors.New("coordinator: all fields of ServerConfig but TLSSecret are required")
 	}
@@ -148,6 +149,7 @@ type leader struct {
 	resolver *Resolver
 	requests *requests
 	handler  *handler
+	events   events.EventRecorder
 	soak     atomic.Int64                                                          // of the config in force
 	resolve  atomic.Pointer[func(ctx context.Context, ref string) (string, error)] // by the config in force
 	interval atomic.Int64
@@ -206,7 +208,7 @@ func (s *Server) lead(ctx context.Context) error {
 
 // newLeader connects the parts. None of them does anything yet.
 func (s *Server) newLeader(recorder events.EventRecorder) (l *leader, err error) {
-	l = &leader{}
+	l = &leader{events: recorder}
 	core := s.cfg.Client.CoreV1()
 	if l.keeper, err = NewKeeper(KeeperConfig{ConfigMaps: core.ConfigMaps(s.cfg.Namespace), Secrets: core.Secrets(s.cfg.Namespace),
 		TLSSecret: s.cfg.TLSSecret, URL: s.cfg.URL, Log: s.cfg.Log}); err != nil {
@@ -271,12 +273,12 @@ func (s *Server) readConfig(ctx context.Context, l *leader) error {
 		case err != nil:
 			return fmt.Errorf("read config: %w", err)
 		case snapshot.Err != nil:
-			s.cfg.Log.Error("config rejected; what was in force stays so", "err", snapshot.Err)
+			s.reject(l, snapshot.Err)
 			continue
 		}
 		resolve, err := s.cfg.Resolver(snapshot)
 		if err != nil {
-			s.cfg.Log.Error("config rejected; what was in force stays so", "err", err)
+			s.reject(l, err)
 			continue
 		}
 		l.resolve.Store(&resolve)
@@ -285,7 +287,20 @@ func (s *Server) readConfig(ctx context.Context, l *leader) error {
 		l.SetIntent(Intent{Hash: snapshot.Hash, Images: snapshot.Config.Images, Cluster: snapshot.Config.Cluster})
 		l.resolver.Look()
 		s.cfg.Log.Info("config in force", "configHash", snapshot.Hash, "images", len(snapshot.Config.Images))
+		l.events.Eventf(s.configMap(), nil, corev1.EventTypeNormal, "HotplateConfigInForce", "ReadConfig", "%d images, hash %s",
+			len(snapshot.Config.Images), snapshot.Hash)
 	}
+}
+
+// reject says what is wrong with a config, where people look who have just edited it, too.
+func (s *Server) reject(l *leader, err error) {
+	s.cfg.Log.Error("config rejected; what was in force stays so", "err", err)
+	l.events.Eventf(s.configMap(), nil, corev1.EventTypeWarning, "HotplateConfigRejected", "ReadConfig", "%s",
+		cut("what was in force stays so: "+err.Error()))
+}
+
+func (s *Server) configMap() *corev1.ObjectReference {
+	return &corev1.ObjectReference{APIVersion: "v1", Kind: "ConfigMap", Namespace: s.cfg.Namespace, Name: s.cfg.ConfigMap}
 }
 
 // ticks looks at what nobody tells: time, and what people write on the Rollout.

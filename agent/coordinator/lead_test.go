@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -19,6 +20,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
@@ -59,7 +61,7 @@ func replica(t *testing.T, client *fake.Clientset, name string) (s *Server, end 
 	if document.Err != nil {
 		t.Fatal(document.Err)
 	}
-	s, err = NewServer(ServerConfig{Client: client, Namespace: "hotplate", Pod: name, AgentAccount: "hotplate-agent", URL: "https://" + address,
+	s, err = NewServer(ServerConfig{Client: client, Namespace: "hotplate", Pod: name, AgentAccount: "hotplate-agent", ConfigMap: "hotplate-config", URL: "https://" + address,
 		Listen: address, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Source: func(context.Context) (ConfigSource, error) { return &fixed{s: document}, nil },
 		Resolver: func(config.Snapshot) (func(context.Context, string) (string, error), error) {
@@ -97,6 +99,7 @@ func postReport(t *testing.T, client *fake.Clientset, token string, r report.Nod
 	pool.AppendCertsFromPEM([]byte(is.Data[caCertKey]))
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: report.CoordinatorName}}
 	defer transport.CloseIdleConnections()
+	r.Node = strings.TrimPrefix(token, "agent-on-")
 	body, err := json.Marshal(r)
 	if err != nil {
 		t.Fatal(err)
@@ -154,6 +157,12 @@ func TestAReplicaLeadsUntilItEnds(t *testing.T) {
 	if !d.Pull.Granted || d.Restart.Granted {
 		t.Errorf("%+v", d)
 	}
+	await(t, "the config in force is told", func() bool {
+		all, err := client.EventsV1().Events("hotplate").List(t.Context(), metav1.ListOptions{})
+		return err == nil && slices.ContainsFunc(all.Items, func(e eventsv1.Event) bool {
+			return e.Reason == "HotplateConfigInForce" && e.Regarding.Name == "hotplate-config"
+		})
+	})
 	second, _ := replica(t, client, "two")
 	if _, code := postReport(t, client, "stolen", healthy()); code != http.StatusUnauthorized {
 		t.Errorf("a stolen token: %d", code)

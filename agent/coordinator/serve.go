@@ -99,6 +99,9 @@ func (h *handler) serve(w http.ResponseWriter, req *http.Request) (report.Direct
 		return none, &statusError{http.StatusTooManyRequests, time.Second, fmt.Errorf("node %s reports too often", node)}
 	}
 	r, err := h.read(w, req)
+	if err == nil && r.Node != node {
+		err = fail(http.StatusForbidden, fmt.Errorf("the token is of node %s, and the report of node %.253q", node, r.Node))
+	}
 	if err != nil {
 		return none, err
 	}

@@ -52,7 +52,10 @@ func TestReports(t *testing.T) {
 		}
 		return report.Directive{ConfigHash: node + " " + r.Config.Hash}, nil
 	}
-	good := []byte(`{"node":"another","config":{"hash":"h1"},"a field of tomorrow":1}`)
+	of := func(node string) []byte {
+		return fmt.Appendf(nil, `{"node":%q,"config":{"hash":"h1"},"a field of tomorrow":1}`, node)
+	}
+	good := of("gpu-1")
 	bomb := packed([]byte(`{"node":"` + strings.Repeat("x", report.MaxReport) + `"}`))
 	for name, c := range map[string]struct {
 		method, auth, encoding string
@@ -67,7 +70,8 @@ func TestReports(t *testing.T) {
 		"a password":              {auth: "Basic gpu-1", body: good, code: 401},
 		"a stranger":              {auth: "Bearer stranger", body: good, code: 401, says: "a stranger"},
 		"nobody can say":          {auth: "Bearer nobody-answers", body: good, code: 503},
-		"a node nobody knows":     {auth: "Bearer unknown", body: good, code: 503, says: "not known"},
+		"another node":            {auth: "Bearer gpu-2", body: good, code: 403, says: `of node gpu-2, and the report of node "gpu-1"`},
+		"a node nobody knows":     {auth: "Bearer unknown", body: of("unknown"), code: 503, says: "not known"},
 		"not JSON":                {auth: "Bearer gpu-1", body: []byte("{"), code: 400},
 		"not gzip":                {auth: "Bearer gpu-1", encoding: "gzip", body: good, code: 400},
 		"cut off":                 {auth: "Bearer gpu-1", encoding: "gzip", body: packed(good)[:20], code: 400},
@@ -102,7 +106,7 @@ func TestANodeThatReportsTooOften(t *testing.T) {
 		return report.Directive{}, nil
 	})
 	post := func(node string) *httptest.ResponseRecorder {
-		req := httptest.NewRequest(http.MethodPost, report.ReportPath, strings.NewReader("{}"))
+		req := httptest.NewRequest(http.MethodPost, report.ReportPath, strings.NewReader(fmt.Sprintf(`{"node":%q}`, node)))
 		req.Header.Set("Authorization", "Bearer "+node)
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, req)

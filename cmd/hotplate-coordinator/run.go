@@ -85,7 +85,7 @@ func (o *options) run(ctx context.Context) error {
 	}
 	resolving := &resolving{dir: filepath.Join(o.workDir, "hosts"), log: log}
 	server, err := coordinator.NewServer(coordinator.ServerConfig{
-		Client: client, Namespace: o.api.namespace, Pod: o.pod, AgentAccount: o.account, TLSSecret: o.tlsSecret, Log: log,
+		Client: client, Namespace: o.api.namespace, Pod: o.pod, AgentAccount: o.account, ConfigMap: o.configMap, TLSSecret: o.tlsSecret, Log: log,
 		URL: "https://" + net.JoinHostPort(o.ip, port), Listen: o.listen, Resolver: resolving.of,
 		Source: func(context.Context) (coordinator.ConfigSource, error) {
 			return kube.New(kube.Config{Client: client, Namespace: o.api.namespace, ConfigMap: o.configMap, Log: log,

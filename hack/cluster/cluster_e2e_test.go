@@ -35,6 +35,10 @@ func TestCluster(t *testing.T) {
 		t.FailNow()
 	}
 	s.row("a config: every node converges; a pod with the image starts without a pull and without a request", configured)
+	s.row("a node annotated, wrongly annotated, and no more", annotated)
+	s.row("a node joins with the startup taint, and a pod waits for it", joins)
+	s.row("an invalid config: the old one stays in force", rejected)
+	s.row("what an agent's token can do", tokens)
 	s.row("uninstall: nodes byte for byte as before, running pods untouched", func(s *site) string { return uninstall(s, before) })
 }
 
