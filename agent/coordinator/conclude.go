@@ -13,6 +13,7 @@ const (
 	ReasonReady      = "Ready"
 	ReasonSilent     = "AgentSilent"     // no report for SilentAfter
 	ReasonBehind     = "ConfigBehind"    // the node has another config in force
+	ReasonRejected   = "ConfigRejected"  // the node has none, for what there is is not valid
 	ReasonPreparing  = "ImagesPreparing" // on their way
 	ReasonFailed     = "ImageFailed"
 	ReasonUnresolved = "ImageUnresolved" // no registry says what its tag means
@@ -67,6 +68,10 @@ func conclude(q question) Conclusion {
 		return c
 	}
 	r := q.heard.Report
+	if r.Config.Hash == "" && len(r.Config.Rejected) > 0 {
+		c.Status, c.Reason, c.Message = report.False, ReasonRejected, "no config is in force: "+r.Config.Rejected[0]
+		return c
+	}
 	for _, t := range []string{report.ContainerdHealthy, report.RegistriesConfigured, report.HostsLive} {
 		if is := r.Condition(t); is.Status != report.True {
 			c.Status, c.Reason, c.Message = report.False, is.Reason, t

@@ -76,6 +76,9 @@ func TestConclude(t *testing.T) {
 			r.Config.Rejected = []string{"line 3: no"}
 			return r
 		}(), status: report.True, reason: ReasonReady, message: "2 of 2 images; a newer config is rejected: line 3: no"},
+		"no config is good": {report: report.NodeReport{Config: report.ConfigStatus{Rejected: []string{"line 3: no"}}}, status: report.False,
+			reason: ReasonRejected, message: "no config is in force: line 3: no",
+			images: map[string]ImageState{"a": ImagePending, "b": ImagePending}},
 		"a new config has just come": {report: other, change: func(q *question) { q.changed = noon.Add(-time.Minute) }, status: report.True,
 			reason: ReasonReady},
 		"the old config stays": {report: other, status: report.False, reason: ReasonBehind, message: "older config"},

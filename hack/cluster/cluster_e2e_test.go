@@ -39,6 +39,8 @@ func TestCluster(t *testing.T) {
 	s.row("a node joins with the startup taint, and a pod waits for it", joins)
 	s.row("an invalid config: the old one stays in force", rejected)
 	s.row("what an agent's token can do", tokens)
+	s.row("Secrets with a CA and a login are rotated", rotated)
+	s.row("agent, leader, API and registry go away", away)
 	s.row("uninstall: nodes byte for byte as before, running pods untouched", func(s *site) string { return uninstall(s, before) })
 }
 
@@ -101,8 +103,7 @@ func (s *site) files() map[string]string {
 }
 
 func uninstall(s *site, before map[string]string) string {
-	running := s.kubectl("get", "pods", "-n", "default", "-o",
-		`jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{"\n"}{end}`)
+	running := s.pods()
 	out, err := s.c.Command(s.Context(), "helm", "uninstall", "hotplate", "--namespace", namespace, "--timeout", "4m").CombinedOutput()
 	if err != nil {
 		s.Fatalf("%v\n%s", err, out)
@@ -125,8 +126,7 @@ func uninstall(s *site, before map[string]string) string {
 			s.Errorf("%v: marks are left on %s: %v %v %v", err, node, is.Labels, is.Annotations, is.Status.Conditions)
 		}
 	}
-	if now := s.kubectl("get", "pods", "-n", "default", "-o",
-		`jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{"\n"}{end}`); now != running {
+	if now := s.pods(); now != running {
 		s.Errorf("pods were\n%s\nand are\n%s", running, now)
 	}
 	return "3 nodes released; files, labels and conditions as before; the same containers run"

@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -20,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/hotplate-dev/hotplate/agent/coordinator"
 	"github.com/hotplate-dev/hotplate/hack/image/build"
 	"github.com/hotplate-dev/hotplate/hack/rig"
 	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
@@ -258,11 +260,38 @@ func (s *site) describe() {
 // write writes a file of the test's and returns its path.
 func (s *site) write(name, text string) string {
 	s.Helper()
-	path := filepath.Join(s.TempDir(), name)
+	dir, err := os.MkdirTemp("", "cluster") // kubectl takes the comma in a test's name for the end of a path
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(func() { os.RemoveAll(dir) })
+	path := filepath.Join(dir, name)
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		s.Fatal(err)
 	}
 	return path
+}
+
+// heard is when the leader heard each node last. It is asked as kubectl port-forward would.
+func (s *site) heard(ctx context.Context) (map[string]time.Time, error) {
+	name, err := s.leader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	text, err := s.client.CoreV1().RESTClient().Get().Namespace(namespace).Resource("pods").Name(name+":8080").SubResource("proxy").
+		Suffix("v1", "nodes").DoRaw(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ask the leader: %w", err)
+	}
+	var nodes []coordinator.NodeStatus
+	if err := json.Unmarshal(text, &nodes); err != nil {
+		return nil, err
+	}
+	all := map[string]time.Time{}
+	for _, n := range nodes {
+		all[n.Node] = n.Heard
+	}
+	return all, nil
 }
 
 // events are what is said of a pod, in order.
