@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/hotplate-dev/hotplate/hack/rig"
 )
 
 func newSource(seed int64) rand.Source { return rand.NewSource(seed) }
@@ -27,7 +29,7 @@ spec:
 
 // TestCluster is the life of one installation, from helm install to helm uninstall.
 func TestCluster(t *testing.T) {
-	s := newSite(t, 3)
+	s := newSite(t, make([]rig.ClusterNodeConfig, 3)...)
 	s.pushModel("llama:v1", 1)
 	s.pushModel("whisper:v1", 2)
 	before := s.files()

@@ -48,8 +48,8 @@ type site struct {
 }
 
 // newSite starts a cluster whose registry has hotplate's image.
-func newSite(t *testing.T, nodes int) *site {
-	s := &site{T: t, c: rigtest.Cluster(t, rig.ClusterConfig{Nodes: make([]rig.ClusterNodeConfig, nodes)}), rows: new([]string)}
+func newSite(t *testing.T, nodes ...rig.ClusterNodeConfig) *site {
+	s := &site{T: t, c: rigtest.Cluster(t, rig.ClusterConfig{Nodes: nodes}), rows: new([]string)}
 	var err error
 	if s.chart, err = filepath.Abs(filepath.Join(root, "manifests/chart")); err != nil {
 		t.Fatal(err)
@@ -199,6 +199,21 @@ func (s *site) await(what string, check func(ctx context.Context) error) {
 	}
 }
 
+// awaitLong waits for what takes several restarts of containerd, with their soak times.
+func (s *site) awaitLong(what string, check func(ctx context.Context) error) {
+	s.Helper()
+	end := time.Now().Add(6 * time.Minute)
+	for {
+		err := s.c.Await(s.Context(), what, check)
+		if err == nil {
+			return
+		}
+		if !time.Now().Before(end) {
+			s.Fatal(err)
+		}
+	}
+}
+
 func (s *site) node(ctx context.Context, name string) (*corev1.Node, error) {
 	return s.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
 }
@@ -272,16 +287,25 @@ func (s *site) write(name, text string) string {
 	return path
 }
 
-// heard is when the leader heard each node last. It is asked as kubectl port-forward would.
-func (s *site) heard(ctx context.Context) (map[string]time.Time, error) {
+// askLeader asks the leader's status server, through the API server.
+func (s *site) askLeader(ctx context.Context, path ...string) ([]byte, error) {
 	name, err := s.leader(ctx)
 	if err != nil {
 		return nil, err
 	}
-	text, err := s.client.CoreV1().RESTClient().Get().Namespace(namespace).Resource("pods").Name(name+":8080").SubResource("proxy").
-		Suffix("v1", "nodes").DoRaw(ctx)
+	text, err := s.client.CoreV1().RESTClient().Get().Namespace(namespace).Resource("pods").Name(name + ":8080").SubResource("proxy").
+		Suffix(path...).DoRaw(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("ask the leader: %w", err)
+	}
+	return text, nil
+}
+
+// heard is when the leader heard each node last.
+func (s *site) heard(ctx context.Context) (map[string]time.Time, error) {
+	text, err := s.askLeader(ctx, "v1", "nodes")
+	if err != nil {
+		return nil, err
 	}
 	var nodes []coordinator.NodeStatus
 	if err := json.Unmarshal(text, &nodes); err != nil {

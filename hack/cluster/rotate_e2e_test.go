@@ -91,7 +91,7 @@ func rotated(s *site) string {
 		}
 	}()
 	daemons := s.daemons()
-	for _, password := range []string{"first", "second"} {
+	for _, password := range []string{"hunter2-first", "hunter2-second"} {
 		p.rotate(password)
 		s.config(fmt.Sprintf(`apiVersion: hotplate.dev/v1alpha1
 registries:
@@ -118,7 +118,7 @@ images:
 	if now := s.daemons(); now != daemons {
 		s.Errorf("containerd was restarted:\n%s\nbefore\n%s", now, daemons)
 	}
-	for _, secret := range []string{"first", "second"} {
+	for _, secret := range []string{"hunter2-first", "hunter2-second"} {
 		for _, component := range []string{"agent", "coordinator"} {
 			out := s.kubectl("logs", "-n", namespace, "-l", "app.kubernetes.io/component="+component, "--tail=-1")
 			if strings.Contains(strings.ReplaceAll(out, "tool:"+secret, ""), secret) {

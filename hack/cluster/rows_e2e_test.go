@@ -129,7 +129,7 @@ func rejected(s *site) string {
 		return err
 	})
 	for _, component := range []string{"agent", "coordinator"} {
-		if out := s.kubectl("logs", "-n", namespace, "-l", "app.kubernetes.io/component="+component, "--tail=-1"); !strings.Contains(out, "rejected") {
+		if out := s.kubectl("logs", "-n", namespace, "-l", "app.kubernetes.io/component="+component, "--tail=-1"); !strings.Contains(strings.ToLower(out), "rejected") {
 			s.Errorf("the log of the %s says nothing of it", component)
 		}
 	}

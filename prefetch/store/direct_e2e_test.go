@@ -7,6 +7,7 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -405,10 +406,16 @@ func TestARestartBeforeTheAnswerToACommit(t *testing.T) {
 				restarted := make(chan error, 1)
 				err := session.AddSnapshot(t.Context(), layer, func(string, []string) error {
 					ctrd := connect(t, d)
+					// Under the session's lease, as it commits itself: what has none is collected right after the restart.
 					ctx := namespaces.WithNamespace(t.Context(), "k8s.io")
+					all, err := ctrd.LeasesService().List(ctx)
+					if err != nil || len(all) != 1 {
+						return fmt.Errorf("%d leases: %w", len(all), err)
+					}
+					ctx = leases.WithLease(ctx, all[0].ID)
 					sn := ctrd.SnapshotService("overlayfs")
 					var key string
-					err := sn.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+					err = sn.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
 						if info.Kind == snapshots.KindActive {
 							key = info.Name
 						}
