@@ -153,7 +153,7 @@ func TestFleet(t *testing.T) {
 func TestPullers(t *testing.T) {
 	p := newPullers(2)
 	ask := func(node string, needs, fetching bool, at int) bool {
-		return p.ask(node, needs, fetching, noon.Add(time.Duration(at)*time.Second)).Granted
+		return p.ask(node, work{needs: needs, fetching: fetching}, noon.Add(time.Duration(at)*time.Second)).Granted
 	}
 	if !ask("idle", false, false, 0) {
 		t.Error("who needs nothing is not held back")
@@ -164,7 +164,7 @@ func TestPullers(t *testing.T) {
 	if ask("d", true, false, 3) || ask("c", true, false, 4) {
 		t.Error("there is no third place")
 	}
-	if leave := p.ask("c", true, false, noon); !strings.Contains(leave.Reason, "2 nodes do") {
+	if leave := p.ask("c", work{needs: true, fetching: false}, noon); !strings.Contains(leave.Reason, "2 nodes do") {
 		t.Errorf("%q", leave.Reason)
 	}
 	if !ask("a", true, true, 5) {

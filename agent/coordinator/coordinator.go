@@ -166,16 +166,16 @@ func (c *Coordinator) Answer(ctx context.Context, name string, r report.NodeRepo
 	}
 	wanted := intent.wanted(name, node.Labels, node.Preheat, c.resolved)
 	wanted.keep(r)
-	needs, fetching := work(wanted, r)
+	does := workOf(wanted, r)
 	c.throttle(r.Throttled, now)
-	d := report.Directive{ConfigHash: intent.Hash, Images: wanted.Images, Pull: c.pullers.ask(name, needs, fetching, now),
+	d := report.Directive{ConfigHash: intent.Hash, Images: wanted.Images, Pull: c.pullers.ask(name, does, now),
 		Throttled: c.throttles(now), NextReport: idleInterval}
 	open := slices.ContainsFunc(d.Images, func(w report.WantedImage) bool { return w.Digest == "" && c.unknown[spelled(w.Ref)] == "" })
 	c.mu.Unlock()
 	if open {
 		c.cfg.NewTag()
 	}
-	if needs || r.Restart.Slot != report.SlotNone {
+	if does.needs || r.Restart.Slot != report.SlotNone {
 		d.NextReport = workInterval
 	}
 	d.Restart = c.restart(ctx, node, r, intent, now)
@@ -183,14 +183,25 @@ func (c *Coordinator) Answer(ctx context.Context, name string, r report.NodeRepo
 	return d, nil
 }
 
-// work tells whether a node lacks any of what it should hold, and whether it is about to fetch it.
-func work(w Wanted, r report.NodeReport) (needs, fetching bool) {
+// work is what a node does about what it should hold.
+type work struct {
+	needs    bool // it lacks any of it
+	fetching bool // it is about to fetch it
+	failed   bool // all that it lacks has failed, and is tried again later
+}
+
+func workOf(w Wanted, r report.NodeReport) work {
+	is := work{failed: true}
 	for _, want := range w.Images {
-		is, found := find(r.Images, want)
-		needs = needs || !found || is.Phase != report.ImageReady
-		fetching = fetching || is.Phase == report.ImageFetching || is.Phase == report.ImageUnpacking
+		img, found := find(r.Images, want)
+		if found && img.Phase == report.ImageReady {
+			continue
+		}
+		is.needs = true
+		is.failed = is.failed && found && img.Phase == report.ImageFailed
+		is.fetching = is.fetching || img.Phase == report.ImageFetching || img.Phase == report.ImageUnpacking
 	}
-	return needs, fetching
+	return is
 }
 
 // throttle remembers which registry hosts want to be left alone. The caller holds mu.

@@ -190,6 +190,35 @@ func TestOnlySomeNodesPullAtOnce(t *testing.T) {
 	})
 }
 
+// A node whose image cannot be had does not keep others from theirs.
+func TestANodeThatFailsGivesItsPlaceToOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, config.Image{Name: "a", Ref: "registry.example.com/a:v1"})
+		failed := healthy(report.Image{Name: "a", Phase: report.ImageFailed})
+		for i := range 2 {
+			if d := c.report(fmt.Sprintf("gpu-%d", i), failed); !d.Pull.Granted {
+				t.Errorf("gpu-%d, while nobody waits: %+v", i, d.Pull)
+			}
+			time.Sleep(time.Second)
+		}
+		if d := c.report("gpu-2", healthy()); d.Pull.Granted {
+			t.Error("there was no place")
+		}
+		time.Sleep(time.Second)
+		if d := c.report("gpu-0", failed); d.Pull.Granted {
+			t.Error("a node that waits to try again keeps its place")
+		}
+		if d := c.report("gpu-2", healthy()); !d.Pull.Granted {
+			t.Error(d.Pull.Reason)
+		}
+		// It has its turn again, and then goes on.
+		c.report("gpu-2", healthy(report.Image{Name: "a", Phase: report.ImageReady}))
+		if d := c.report("gpu-0", healthy(report.Image{Name: "a", Phase: report.ImagePending})); !d.Pull.Granted {
+			t.Error(d.Pull.Reason)
+		}
+	})
+}
+
 func TestARegistryThatWantsToBeLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)

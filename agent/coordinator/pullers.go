@@ -25,14 +25,17 @@ func newPullers(most int) *pullers {
 func (p *pullers) limit(most int) { p.most = most }
 
 // ask gives a node the leave to fetch, or says why not. A node that fetches already, which a new coordinator may not know, goes
-// on; one that needs nothing gives its place back.
-func (p *pullers) ask(node string, needs, fetching bool, now time.Time) report.Leave {
-	if !needs {
+// on; one that needs nothing gives its place back, and so does one that waits to try again, to those that have waited longer.
+func (p *pullers) ask(node string, does work, now time.Time) report.Leave {
+	if !does.needs {
 		p.leave(node)
 		return report.Leave{Granted: true} // whatever it lacks next is asked for again
 	}
-	if fetching {
+	if does.fetching {
 		p.active[node] = true
+	}
+	if does.failed && p.active[node] && len(p.waiting) > 0 {
+		delete(p.active, node)
 	}
 	if !p.active[node] {
 		if _, waits := p.waiting[node]; !waits {
