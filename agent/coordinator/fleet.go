@@ -31,9 +31,9 @@ type Fleet struct {
 // NewFleet is a Fleet that listens from now on.
 func NewFleet(now time.Time) *Fleet { return &Fleet{since: now, heard: map[string]Heard{}} }
 
-// Hear takes what a node reports, in the place of what it said before, which it returns. Layers are left out: nobody asks for
-// them, and they are most of it.
-func (f *Fleet) Hear(node string, r report.NodeReport, now time.Time) (before Heard, known bool) {
+// Hear takes what a node reports, in the place of what it said before. Layers are left out: nobody asks for them, and they are
+// most of it.
+func (f *Fleet) Hear(node string, r report.NodeReport, now time.Time) {
 	images := make([]report.Image, len(r.Images))
 	for i, img := range r.Images {
 		img.Layers = nil
@@ -42,9 +42,7 @@ func (f *Fleet) Hear(node string, r report.NodeReport, now time.Time) (before He
 	r.Node, r.Images = node, images
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	before, known = f.heard[node]
 	f.heard[node] = Heard{Report: r, At: now}
-	return before, known
 }
 
 // Of is what the node said last.

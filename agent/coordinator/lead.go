@@ -229,7 +229,7 @@ func (s *Server) newLeader(recorder events.EventRecorder) (l *leader, err error)
 	if l.Coordinator, err = New(Config{Nodes: l.view, Keep: l.keeper.Keep, NewTag: func() { l.resolver.Look() }, Changed: look, Log: s.cfg.Log}); err != nil {
 		return nil, err
 	}
-	if l.marker, err = NewMarker(MarkerConfig{Nodes: core.Nodes(), Get: l.view.Get, Events: recorder, Log: s.cfg.Log,
+	if l.marker, err = NewMarker(MarkerConfig{Nodes: core.Nodes(), Get: l.view.Get, Ready: s.metrics.ready, Events: recorder, Log: s.cfg.Log,
 		Conclude: func(node *corev1.Node, had bool) (Conclusion, bool) { return l.Conclude(nodeOf(node), had) }}); err != nil {
 		return nil, err
 	}

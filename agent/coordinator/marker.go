@@ -45,8 +45,10 @@ type MarkerConfig struct {
 	Get func(name string) *corev1.Node
 	// Conclude says what has become of a node; false if nothing can be said. had tells whether the Node has marks of ours.
 	Conclude func(node *corev1.Node, had bool) (Conclusion, bool)
-	Events   events.EventRecorder
-	Log      *slog.Logger
+	// Ready is told when a node has become Ready, after how long.
+	Ready  func(after time.Duration)
+	Events events.EventRecorder
+	Log    *slog.Logger
 }
 
 // Marker writes on Nodes what the coordinator concludes of them, and only what is new. Look may be called from any goroutine,
@@ -70,7 +72,7 @@ type written struct {
 
 // NewMarker returns a Marker that has nothing to do.
 func NewMarker(cfg MarkerConfig) (*Marker, error) {
-	if cfg.Nodes == nil || cfg.Get == nil || cfg.Conclude == nil || cfg.Events == nil || cfg.Log == nil {
+	if cfg.Nodes == nil || cfg.Get == nil || cfg.Conclude == nil || cfg.Ready == nil || cfg.Events == nil || cfg.Log == nil {
 		return nil, errors.New("marker: all fields of MarkerConfig are required")
 	}
 	return &Marker{cfg: cfg, last: map[string]written{}, queue: workqueue.NewTypedRateLimitingQueue(
@@ -249,6 +251,9 @@ func (m *Marker) tell(node *corev1.Node, want, is marks) {
 		said := false
 		for _, old := range is.conditions {
 			said = said || old.Type == c.Type && old.Status == c.Status && old.Reason == c.Reason
+			if c.Type == ConditionReady && old.Type == c.Type && c.Status == corev1.ConditionTrue && old.Status != c.Status {
+				m.cfg.Ready(c.LastTransitionTime.Sub(old.LastTransitionTime.Time))
+			}
 		}
 		if said {
 			continue

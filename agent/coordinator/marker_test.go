@@ -34,6 +34,7 @@ type marking struct {
 	known bool
 	fails error
 	stale *corev1.Node // what the cache has, where that is not the newest
+	took  []time.Duration
 }
 
 func startMarking(t *testing.T, nodes ...runtime.Object) *marking {
@@ -53,7 +54,11 @@ func startMarking(t *testing.T, nodes ...runtime.Object) *marking {
 	})
 	var err error
 	m.Marker, err = NewMarker(MarkerConfig{Nodes: m.client.CoreV1().Nodes(), Events: m.events, Log: slog.New(slog.DiscardHandler),
-		Get: m.get,
+		Get: m.get, Ready: func(after time.Duration) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.took = append(m.took, after)
+		},
 		Conclude: func(*corev1.Node, bool) (Conclusion, bool) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
@@ -120,6 +125,23 @@ func joining() *corev1.Node {
 			{Key: "theirs", Effect: corev1.TaintEffectNoSchedule}}},
 		Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
 	}
+}
+
+func TestHowLongANodeWasNotReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startMarking(t, joining())
+		m.conclude(report.False, ReasonPreparing, "", nil)
+		time.Sleep(time.Minute)
+		m.conclude(report.False, ReasonFailed, "", nil) // which is still not Ready
+		time.Sleep(time.Minute)
+		m.conclude(report.True, ReasonReady, "", nil)
+		m.conclude(report.True, ReasonReady, "in other words", nil)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if len(m.took) != 1 || m.took[0].Round(10*time.Second) != 2*time.Minute {
+			t.Errorf("it took %v", m.took)
+		}
+	})
 }
 
 func TestANodeIsMarkedOnTransitionsOnly(t *testing.T) {

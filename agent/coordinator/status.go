@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,26 +14,6 @@ import (
 
 	"github.com/hotplate-dev/hotplate/agent/report"
 )
-
-// metrics are counted by a replica whether it leads or not; what is known of the fleet is asked of the leader.
-type metrics struct {
-	reports *prometheus.CounterVec
-	took    prometheus.Histogram
-}
-
-func newMetrics() *metrics {
-	return &metrics{
-		reports: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hotplate_coordinator_reports_total",
-			Help: "Reports of agents, by HTTP status of the answer."}, []string{"code"}),
-		took: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hotplate_coordinator_report_seconds",
-			Help: "How long the answer to a report took.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 14)}),
-	}
-}
-
-func (m *metrics) reported(code int, took time.Duration) {
-	m.reports.WithLabelValues(strconv.Itoa(code)).Inc()
-	m.took.Observe(took.Seconds())
-}
 
 // NodeStatus is what is known of one node.
 type NodeStatus struct {
@@ -62,7 +41,7 @@ type ImageStatus struct {
 // secret.
 func (s *Server) Handler() http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(s.metrics.reports, s.metrics.took, fleetCollector{s})
+	registry.MustRegister(s.metrics.reports, s.metrics.took, s.metrics.untilReady, fleetCollector{s})
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	ok := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
@@ -132,52 +111,4 @@ func (l *leader) restarts() Rollout {
 	l.rolling.Lock()
 	defer l.rolling.Unlock()
 	return l.rollout.clone()
-}
-
-// fleetCollector counts nodes when it is asked.
-type fleetCollector struct{ s *Server }
-
-// Describe implements prometheus.Collector: what there is depends on whether this replica leads.
-func (fleetCollector) Describe(chan<- *prometheus.Desc) {}
-
-// Collect implements prometheus.Collector.
-func (f fleetCollector) Collect(out chan<- prometheus.Metric) {
-	gauge := func(name, help string, v float64, labels ...string) {
-		var names, values []string
-		for i := 0; i+1 < len(labels); i += 2 {
-			names, values = append(names, labels[i]), append(values, labels[i+1])
-		}
-		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, names, nil), prometheus.GaugeValue, v, values...)
-	}
-	l := f.s.leads.Load()
-	if l == nil {
-		gauge("hotplate_coordinator_leads", "Whether this replica leads.", 0)
-		return
-	}
-	gauge("hotplate_coordinator_leads", "Whether this replica leads.", 1)
-	byReady := map[report.ConditionStatus]int{report.True: 0, report.False: 0, report.Unknown: 0}
-	var expiry time.Time
-	for _, is := range l.statuses() {
-		byReady[is.Ready]++
-	}
-	for _, h := range l.fleet.All() {
-		for _, c := range h.Report.Certificates {
-			if expiry.IsZero() || c.NotAfter.Before(expiry) {
-				expiry = c.NotAfter
-			}
-		}
-	}
-	for ready, n := range byReady {
-		gauge("hotplate_nodes", "Nodes with an agent, by HotplateReady.", float64(n), "ready", string(ready))
-	}
-	if !expiry.IsZero() {
-		gauge("hotplate_certificate_expiry_timestamp_seconds", "When the first certificate of any node expires.", float64(expiry.Unix()))
-	}
-	r, paused := l.restarts(), 0.0
-	if r.Paused != nil {
-		paused = 1
-	}
-	gauge("hotplate_restarts_paused", "Whether restarts of containerd are paused until a person resumes them.", paused)
-	gauge("hotplate_restart_holders", "Nodes that have the leave to restart containerd.", float64(len(r.Holders)))
-	gauge("hotplate_coordinator_writes", "Requests that wrote to Nodes since this replica leads.", float64(l.marker.Writes()))
 }
