@@ -105,20 +105,29 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// term waits for the Lease and leads until it is lost, or until leading fails.
+// term waits for the Lease and leads until it is lost, or until leading fails. The Lease is given back when the last answer of this
+// leader has been given: until then nobody else may lead.
 func (s *Server) term(ctx context.Context) error {
-	ctx, end := context.WithCancel(ctx)
+	lease, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	failed := make(chan error, 1)
 	var led atomic.Bool
+	defer context.AfterFunc(ctx, func() {
+		if !led.Load() {
+			end()
+		}
+	})()
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: &resourcelock.LeaseLock{LeaseMeta: metav1.ObjectMeta{Namespace: s.cfg.Namespace, Name: LeaseName},
 			Client: s.cfg.Client.CoordinationV1(), LockConfig: resourcelock.ResourceLockConfig{Identity: s.cfg.Pod}},
 		LeaseDuration: LeaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod, ReleaseOnCancel: true, Name: LeaseName,
 		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(ctx context.Context) {
+			OnStartedLeading: func(held context.Context) {
 				led.Store(true)
-				failed <- s.lead(ctx)
+				held, stop := context.WithCancel(held)
+				defer context.AfterFunc(ctx, stop)()
+				failed <- s.lead(held)
+				stop()
 				end()
 			},
 			OnStoppedLeading: func() {},
@@ -127,8 +136,7 @@ func (s *Server) term(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("elect a leader: %w", err)
 	}
-	elector.Run(ctx)
-	end()
+	elector.Run(lease)
 	if led.Load() {
 		return <-failed
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -198,6 +200,45 @@ func TestAReplicaLeadsUntilItEnds(t *testing.T) {
 		return code == http.StatusOK && second.leads.Load() != nil
 	})
 	t.Log(fmt.Sprint("the second replica answered after ", time.Since(began).Round(time.Millisecond)))
+}
+
+// Whoever leads next must not answer while the last answer of this leader is being given.
+func TestTheLeaseIsGivenBackLast(t *testing.T) {
+	client := fake.NewClientset(joining())
+	asked, released := make(chan struct{}, 1), make(chan struct{})
+	client.PrependReactor("create", "tokenreviews", func(clienttesting.Action) (bool, runtime.Object, error) {
+		asked <- struct{}{}
+		select {
+		case <-released:
+			t.Error("the Lease was given back before the last answer")
+		case <-time.After(time.Second):
+		}
+		return true, nil, errors.New("not now")
+	})
+	client.PrependReactor("update", "leases", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		lease := a.(clienttesting.UpdateAction).GetObject().(*coordinationv1.Lease)
+		if holder := lease.Spec.HolderIdentity; holder == nil || *holder == "" {
+			close(released)
+		}
+		return false, nil, nil
+	})
+	_, end := replica(t, client, "one")
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		await(t, "the last report is answered", func() bool {
+			_, code := postReport(t, client, "slow", healthy())
+			return code == http.StatusServiceUnavailable
+		})
+	}()
+	<-asked
+	end()
+	<-answered
+	select {
+	case <-released:
+	default:
+		t.Error("the Lease is not given back")
+	}
 }
 
 // TestALeaderThatCannotBegin gives the Lease back and tries again, and leads when it can.
