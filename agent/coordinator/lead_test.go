@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -205,40 +204,66 @@ func TestAReplicaLeadsUntilItEnds(t *testing.T) {
 // Whoever leads next must not answer while the last answer of this leader is being given.
 func TestTheLeaseIsGivenBackLast(t *testing.T) {
 	client := fake.NewClientset(joining())
-	asked, released := make(chan struct{}, 1), make(chan struct{})
-	client.PrependReactor("create", "tokenreviews", func(clienttesting.Action) (bool, runtime.Object, error) {
+	asked := make(chan struct{}, 1)
+	client.PrependReactor("create", "tokenreviews", func(a clienttesting.Action) (bool, runtime.Object, error) {
 		asked <- struct{}{}
-		select {
-		case <-released:
-			t.Error("the Lease was given back before the last answer")
-		case <-time.After(time.Second):
-		}
-		return true, nil, errors.New("not now")
+		out := a.(clienttesting.CreateAction).GetObject().(*authenticationv1.TokenReview).DeepCopy()
+		out.Status = authenticationv1.TokenReviewStatus{Authenticated: true, Audiences: out.Spec.Audiences, User: authenticationv1.UserInfo{
+			Username: "system:serviceaccount:hotplate:hotplate-agent", Extra: map[string]authenticationv1.ExtraValue{
+				podNameExtra: {"agent-x"}, podUIDExtra: {"u"}, nodeNameExtra: {"gpu-1"}}}}
+		return true, out, nil
 	})
+	var leader atomic.Pointer[Server]
+	var early, back atomic.Bool
 	client.PrependReactor("update", "leases", func(a clienttesting.Action) (bool, runtime.Object, error) {
 		lease := a.(clienttesting.UpdateAction).GetObject().(*coordinationv1.Lease)
 		if holder := lease.Spec.HolderIdentity; holder == nil || *holder == "" {
-			close(released)
+			early.Store(leader.Load().leads.Load() != nil)
+			back.Store(true)
 		}
 		return false, nil, nil
 	})
-	_, end := replica(t, client, "one")
-	answered := make(chan struct{})
-	go func() {
-		defer close(answered)
-		await(t, "the last report is answered", func() bool {
-			_, code := postReport(t, client, "slow", healthy())
-			return code == http.StatusServiceUnavailable
-		})
-	}()
-	<-asked
-	end()
-	<-answered
-	select {
-	case <-released:
-	default:
-		t.Error("the Lease is not given back")
+	s, end := replica(t, client, "one")
+	leader.Store(s)
+	conn := dialReplica(t, s)
+	defer conn.Close()
+	// A report of which the end is not there yet.
+	if _, err := io.WriteString(conn, "POST "+report.ReportPath+" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\nContent-Length: 2\r\n\r\n{"); err != nil {
+		t.Fatal(err)
 	}
+	<-asked
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		end()
+	}()
+	await(t, "it listens no more", func() bool {
+		c, err := net.Dial("tcp", s.cfg.Listen)
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+	if _, err := io.WriteString(conn, "}"); err != nil {
+		t.Error(err)
+	}
+	<-ended
+	if !back.Load() || early.Load() {
+		t.Errorf("given back: %v; while it still led: %v", back.Load(), early.Load())
+	}
+}
+
+// dialReplica connects with a replica when it answers.
+func dialReplica(t *testing.T, s *Server) (conn net.Conn) {
+	t.Helper()
+	await(t, "it listens", func() bool {
+		c, err := tls.Dial("tcp", s.cfg.Listen, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // who it is does not matter here
+		if err == nil {
+			conn = c
+		}
+		return err == nil
+	})
+	return conn
 }
 
 // TestALeaderThatCannotBegin gives the Lease back and tries again, and leads when it can.
