@@ -59,7 +59,12 @@ type Keeper struct {
 	mu      sync.Mutex // guards what follows
 	rollout *corev1.ConfigMap
 	said    Said
+	known   bool // kept is what is in rollout, read or written last
+	kept    string
 }
+
+// errOvertaken means that somebody else has written the Rollout since this leader has: another one leads, or a person has edited it.
+var errOvertaken = errors.New("somebody else has written it")
 
 // NewKeeper returns a Keeper that has no certificate yet.
 func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
@@ -205,16 +210,20 @@ func (k *Keeper) Rollout(ctx context.Context) (Rollout, Said, error) {
 	defer k.mu.Unlock()
 	is, err := k.cfg.ConfigMaps.Get(ctx, RolloutName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		k.rollout = nil
+		k.rollout, k.known = nil, false
 		// Whoever asks for a release and then deletes everything does not want the nodes to be taken again.
 		return Rollout{}, Said{Release: k.said.Release}, nil
 	}
 	if err != nil {
 		return Rollout{}, Said{}, fmt.Errorf("read ConfigMap %s: %w", RolloutName, err)
 	}
-	k.rollout = is
+	text := is.Data[rolloutKey]
+	if k.known && text != k.kept {
+		return Rollout{}, Said{}, fmt.Errorf("read ConfigMap %s, key %s: %w", RolloutName, rolloutKey, errOvertaken)
+	}
+	k.rollout, k.known, k.kept = is, true, text
 	var r Rollout
-	if text := is.Data[rolloutKey]; text != "" {
+	if text != "" {
 		if err := json.Unmarshal([]byte(text), &r); err != nil {
 			return r, Said{}, fmt.Errorf("read ConfigMap %s, key %s: %w: correct it, or delete the key when no node is restarting",
 				RolloutName, rolloutKey, err)
@@ -277,5 +286,8 @@ func (k *Keeper) write(ctx context.Context, key string, v any) error {
 		return fmt.Errorf("keep %s in ConfigMap %s: %w", key, RolloutName, err)
 	}
 	k.rollout = is
+	if key == rolloutKey {
+		k.known, k.kept = true, string(text)
+	}
 	return nil
 }

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"encoding/pem"
+	"errors"
 	"log/slog"
 	"reflect"
 	"strings"
@@ -177,11 +178,17 @@ func TestTheRolloutIsKept(t *testing.T) {
 	if is, err = maps.Get(t.Context(), RolloutName, metav1.GetOptions{}); err != nil || is.Annotations[PauseAnnotation] == "" {
 		t.Error("what a person has written is lost", err)
 	}
+	if _, _, err := next.Rollout(t.Context()); err != nil {
+		t.Error(err)
+	}
 	is.Annotations[ResumeAnnotation], is.Data[rolloutKey] = "yesterday", "{"
 	if _, err := maps.Update(t.Context(), is, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := next.Rollout(t.Context()); err == nil || !strings.Contains(err.Error(), "delete the key") {
+	if _, _, err := next.Rollout(t.Context()); !errors.Is(err, errOvertaken) {
+		t.Errorf("somebody else has written it: %v", err)
+	}
+	if _, _, err := newKeeper(t, client, "").Rollout(t.Context()); err == nil || !strings.Contains(err.Error(), "delete the key") {
 		t.Error(err)
 	}
 }

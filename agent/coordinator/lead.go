@@ -206,10 +206,7 @@ func (s *Server) lead(ctx context.Context) error {
 		l.resolver.Run(ctx)
 		return nil
 	})
-	g.Go(func() error {
-		s.ticks(ctx, l)
-		return nil
-	})
+	g.Go(func() error { return s.ticks(ctx, l) })
 	g.Go(func() error { return s.serveReports(ctx, l) })
 	return g.Wait()
 }
@@ -311,14 +308,15 @@ func (s *Server) configMap() *corev1.ObjectReference {
 	return &corev1.ObjectReference{APIVersion: "v1", Kind: "ConfigMap", Namespace: s.cfg.Namespace, Name: s.cfg.ConfigMap}
 }
 
-// ticks looks at what nobody tells: time, and what people write on the Rollout.
-func (s *Server) ticks(ctx context.Context, l *leader) {
+// ticks looks at what nobody tells: time, and what people write on the Rollout. It ends when somebody else has written that: what this
+// leader knows of it does not count any more.
+func (s *Server) ticks(ctx context.Context, l *leader) error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-ticker.C:
 		}
 		_, said, err := l.keeper.Rollout(ctx)
@@ -332,6 +330,9 @@ func (s *Server) ticks(ctx context.Context, l *leader) {
 				l.marker.Look(node)
 			}
 			l.resolver.Look()
+		}
+		if errors.Is(err, errOvertaken) {
+			return err
 		}
 		if err != nil && ctx.Err() == nil {
 			s.cfg.Log.Warn("trying again in a moment", "err", err)
