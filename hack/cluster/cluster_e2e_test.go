@@ -42,7 +42,7 @@ func TestCluster(t *testing.T) {
 	s.row("an invalid config: the old one stays in force", rejected)
 	s.row("what an agent's token can do", tokens)
 	s.row("Secrets with a CA and a login are rotated", rotated)
-	s.row("agent, leader, API and registry go away", away)
+	s.longRow("agent, leader, API and registry go away", away)
 	s.row("uninstall: nodes byte for byte as before, running pods untouched", func(s *site) string { return uninstall(s, before) })
 }
 

@@ -115,6 +115,15 @@ func (s *site) pushModel(name string, seed int64) (digest string) {
 	return digest
 }
 
+// longRow is a row that takes minutes, and so is run only with HOTPLATE_FULL=1.
+func (s *site) longRow(what string, f func(s *site) (happened string)) bool {
+	if !full() {
+		s.Logf("left out, because it takes minutes; set HOTPLATE_FULL=1: %s", what)
+		return true
+	}
+	return s.row(what, f)
+}
+
 // row runs one line of the table; happened is what to say of it when it went well.
 func (s *site) row(what string, f func(s *site) (happened string)) bool {
 	return s.Run(what, func(t *testing.T) {

@@ -23,6 +23,9 @@ const breaks = "/etc/breaks"
 
 // TestRestarts installs hotplate where containerd does not read the hosts directory, so that every node needs a restart.
 func TestRestarts(t *testing.T) {
+	if !full() {
+		t.Skip("restarts of containerd take minutes, with their soak times; set HOTPLATE_FULL=1")
+	}
 	text, err := rig.BaseConfig("2.4", 0, "")
 	if err != nil {
 		t.Fatal(err)
