@@ -28,7 +28,7 @@ import (
 const (
 	// LeaseName is the Lease that the leader holds.
 	LeaseName = report.CoordinatorName
-	// A leader that cannot renew its Lease for renewDeadline stops; another one begins when LeaseDuration has passed.
+	// LeaseDuration is when another one begins; a leader that cannot renew its Lease for renewDeadline stops.
 	LeaseDuration = 15 * time.Second
 	renewDeadline = 10 * time.Second
 	retryPeriod   = 2 * time.Second

@@ -16,8 +16,8 @@ func TestUninstallPutsTheConfigurationBack(t *testing.T) {
 		want string
 		left bool
 	}{
-		"as it was":                 {old: oldConfig, want: oldConfig},
-		"after two of our changes":  {old: oldConfig, then: func(n *node) {
+		"as it was": {old: oldConfig, want: oldConfig},
+		"after two of our changes": {old: oldConfig, then: func(n *node) {
 			const next = "version = 3\n# ours, later\n"
 			is := n.read(usualConfig)
 			j := &journal{File: usualConfig, Old: []byte(is), OldSum: sum([]byte(is)), NewSum: sum([]byte(next))}
