@@ -5,6 +5,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand"
 	"net/http"
 	"strings"
@@ -43,6 +44,8 @@ func TestCluster(t *testing.T) {
 	s.row("what an agent's token can do", tokens)
 	s.row("Secrets with a CA and a login are rotated", rotated)
 	s.longRow("agent, leader, API and registry go away", away)
+	s.row("helm test, upgrade and rollback: nodes are not touched", upgraded)
+	s.row("kubectl hotplate: what a user can do by it", plugged)
 	s.row("uninstall: nodes byte for byte as before, running pods untouched", func(s *site) string { return uninstall(s, before) })
 }
 
@@ -100,6 +103,45 @@ func (s *site) files() map[string]string {
 			s.Fatal(err)
 		}
 		all[n.Name] = out
+	}
+	return all
+}
+
+func upgraded(s *site) string {
+	if out := s.helm("test", "hotplate", "--timeout", "2m"); !strings.Contains(out, "Succeeded") {
+		s.Errorf("helm test says\n%s", out)
+	}
+	files, since, daemons, pods := s.configuration(), s.transitions(), s.daemons(), s.pods()
+	s.helm(append([]string{"upgrade", "hotplate", s.chart, "--wait", "--timeout", "3m", "--set", "agent.podLabels.version=two",
+		"--set", "coordinator.logLevel=debug"}, s.values()...)...)
+	s.fresh()
+	s.helm("rollback", "hotplate", "1", "--wait", "--timeout", "3m")
+	s.fresh()
+	if diff := cmp.Diff(files, s.configuration()); diff != "" {
+		s.Errorf("files of nodes (-were +are):\n%s", diff)
+	}
+	if now := s.transitions(); !maps.Equal(now, since) {
+		s.Errorf("conditions have changed: %v, before %v", now, since)
+	}
+	if now := s.daemons(); now != daemons {
+		s.Errorf("containerd was restarted:\n%s\nbefore\n%s", now, daemons)
+	}
+	if now := s.pods(); now != pods {
+		s.Errorf("pods are\n%s\nand were\n%s", now, pods)
+	}
+	return "agents and coordinators replaced twice; configuration, conditions, containerd and pods as before"
+}
+
+// configuration is what of files is in /etc: what agents keep for themselves changes.
+func (s *site) configuration() map[string][]string {
+	s.Helper()
+	all := map[string][]string{}
+	for node, text := range s.files() {
+		for line := range strings.Lines(text) {
+			if strings.HasPrefix(line, "/etc/") {
+				all[node] = append(all[node], line)
+			}
+		}
 	}
 	return all
 }
