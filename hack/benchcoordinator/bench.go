@@ -123,7 +123,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer first.kill()
+	defer func() { _ = first.kill() }() // it has been killed before, if all went well
 	if err := b.await(ctx, "the coordinator to lead", func() error { return first.leads(ctx) }); err != nil {
 		return err
 	}
@@ -281,7 +281,7 @@ func (b *bench) takeover(ctx context.Context, m *meter) error {
 	if err != nil {
 		return err
 	}
-	defer second.kill()
+	defer func() { _ = second.kill() }()
 	if err := b.await(ctx, "the other replica to lead", func() error { return second.leads(ctx) }); err != nil {
 		return err
 	}

@@ -60,11 +60,11 @@ func (s *site) follow(ctx context.Context, finder *kube.Finder, source *kube.Sou
 	g.Go(func() error {
 		for {
 			snapshot, err := source.Next(ctx)
-			switch {
-			case ctx.Err() != nil:
-				return nil
-			case err != nil || snapshot.Err != nil:
-				return fmt.Errorf("read the config: %w", errors.Join(err, snapshot.Err))
+			if ctx.Err() != nil {
+				return nil //nolint:nilerr // the end was asked for
+			}
+			if err = errors.Join(err, snapshot.Err); err != nil {
+				return fmt.Errorf("read the config: %w", err)
 			}
 			s.configure(snapshot.Hash)
 		}
