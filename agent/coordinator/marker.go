@@ -147,11 +147,12 @@ func (m *Marker) mark(ctx context.Context, name string) (again time.Duration, er
 			return wait, m.untaint(ctx, node, want)
 		}
 	}
-	if err := m.write(ctx, node, want, is); err != nil {
+	now, err := m.write(ctx, node, want, is)
+	if err != nil {
 		return 0, err
 	}
 	m.tell(node, want, is)
-	return 0, m.untaint(ctx, node, want)
+	return 0, m.untaint(ctx, now, want)
 }
 
 // seen is what the Node says, or will say when what was written is seen.
@@ -168,8 +169,8 @@ func (m *Marker) seen(node *corev1.Node) (marks, time.Time) {
 	return ours(node), last.when
 }
 
-// write applies the marks. The UID keeps a Node that is gone from being made anew.
-func (m *Marker) write(ctx context.Context, node *corev1.Node, want, is marks) error {
+// write applies the marks, and returns the Node as it is then. The UID keeps a Node that is gone from being made anew.
+func (m *Marker) write(ctx context.Context, node *corev1.Node, want, is marks) (*corev1.Node, error) {
 	opts := metav1.ApplyOptions{FieldManager: FieldManager, Force: true}
 	now := metav1.Now()
 	status := applycorev1.NodeStatus()
@@ -186,20 +187,21 @@ func (m *Marker) write(ctx context.Context, node *corev1.Node, want, is marks) e
 	}
 	m.writes.Add(1)
 	if _, err := m.cfg.Nodes.ApplyStatus(ctx, applycorev1.Node(node.Name).WithUID(node.UID).WithStatus(status), opts); err != nil {
-		return ignoreGone(fmt.Errorf("write conditions: %w", err))
+		return node, ignoreGone(fmt.Errorf("write conditions: %w", err))
 	}
 	m.writes.Add(1)
 	meta := applycorev1.Node(node.Name).WithUID(node.UID).WithLabels(want.labels)
 	if want.status != "" {
 		meta.WithAnnotations(map[string]string{StatusAnnotation: want.status})
 	}
-	if _, err := m.cfg.Nodes.Apply(ctx, meta, opts); err != nil {
-		return ignoreGone(fmt.Errorf("write labels: %w", err))
+	after, err := m.cfg.Nodes.Apply(ctx, meta, opts)
+	if err != nil {
+		return node, ignoreGone(fmt.Errorf("write labels: %w", err))
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.last[node.Name] = written{uid: node.UID, is: want, when: now.Time}
-	return nil
+	return after, nil
 }
 
 // ignoreGone takes a Node that is gone for success: whoever deleted it wants nothing written on it.

@@ -13,8 +13,10 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/events"
@@ -227,6 +229,31 @@ func TestTheCacheIsBehind(t *testing.T) {
 		time.Sleep(seenAfter)
 		if n := m.conclude(report.False, "Away", "", nil); n != 2 {
 			t.Errorf("%d writes", n)
+		}
+	})
+}
+
+// TestTheTaintGoesAtOnce: what was written just before made the Node another version than the cache has.
+func TestTheTaintGoesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startMarking(t, joining())
+		m.stale = m.get("gpu-1")
+		apply := clienttesting.ObjectReaction(m.client.Tracker())
+		m.client.PrependReactor("patch", "nodes", func(action clienttesting.Action) (bool, runtime.Object, error) {
+			patch := action.(clienttesting.PatchActionImpl)
+			if patch.GetPatchType() != types.MergePatchType {
+				patch.PatchOptions.FieldManager += patch.Subresource
+				_, o, err := apply(patch)
+				o.(*corev1.Node).ResourceVersion = "newest"
+				return true, o, err
+			}
+			if !strings.Contains(string(patch.GetPatch()), `"resourceVersion":"newest"`) {
+				return true, nil, apierrors.NewConflict(corev1.Resource("nodes"), "gpu-1", errors.New("it is another version"))
+			}
+			return false, nil, nil
+		})
+		if n := m.conclude(report.True, ReasonReady, "", nil); n != 3 {
+			t.Errorf("%d writes, want one for the condition, one for labels and one for the taint", n)
 		}
 	})
 }
