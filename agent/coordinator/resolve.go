@@ -17,6 +17,8 @@ const (
 	resolveTimeout = time.Minute
 	// resolveRetry is when a tag is looked up again that nobody knew. Meanwhile what it meant before goes on to count.
 	resolveRetry = 30 * time.Second
+	// resolveApart is between two passes at least: each goes through all nodes, and in a large cluster something changes all the time.
+	resolveApart = time.Second
 	// maxTags bounds how many are looked up.
 	maxTags = 2000
 )
@@ -54,7 +56,7 @@ func NewResolver(cfg ResolverConfig) (*Resolver, error) {
 	return &Resolver{cfg: cfg, look: make(chan struct{}, 1), known: Resolved{}, unknown: map[string]string{}, due: map[string]time.Time{}}, nil
 }
 
-// Look makes it look at once whether there are new tags. What is known is not asked for again.
+// Look makes it look soon whether there are new tags. What is known is not asked for again.
 func (r *Resolver) Look() {
 	select {
 	case r.look <- struct{}{}:
@@ -66,7 +68,8 @@ func (r *Resolver) Look() {
 func (r *Resolver) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		next := r.pass(ctx)
-		timer := time.NewTimer(next)
+		pause(ctx, resolveApart)
+		timer := time.NewTimer(next - resolveApart)
 		select {
 		case <-ctx.Done():
 		case <-r.look:

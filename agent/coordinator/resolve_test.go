@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,6 +72,7 @@ func TestTagsAreResolvedOnceForAll(t *testing.T) {
 		check(Resolved{"a": "1"}, "nobody", 1)
 		reg.set(func() { wanted = []string{"a", "b"} })
 		r.Look()
+		time.Sleep(resolveApart)
 		check(Resolved{"a": "1", "b": "2"}, "", 1)
 		reg.set(func() { reg.tags["a"] = "3" })
 		time.Sleep(9 * time.Minute)
@@ -95,7 +97,39 @@ func TestTagsAreResolvedOnceForAll(t *testing.T) {
 		})
 		reg.set(func() { wanted = nil })
 		r.Look()
+		time.Sleep(resolveApart)
 		check(Resolved{}, "", 10)
+		cancel()
+		<-done
+	})
+}
+
+// TestLookingIsBounded: each pass asks all nodes what they want, and in a large cluster somebody wants a look all the time.
+func TestLookingIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var passes atomic.Int64
+		r, err := NewResolver(ResolverConfig{Log: slog.New(slog.DiscardHandler), Interval: func() time.Duration { return time.Hour },
+			Resolve: func(context.Context, string) (string, error) { return "", errors.New("404") }, Tell: func(Resolved, map[string]string) {},
+			Tags: func() []string {
+				passes.Add(1)
+				return nil
+			}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			r.Run(ctx)
+			close(done)
+		}()
+		for range 1000 {
+			r.Look()
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := passes.Load(); n < 9 || n > 11 {
+			t.Errorf("%d passes in ten seconds", n)
+		}
 		cancel()
 		<-done
 	})
