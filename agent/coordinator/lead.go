@@ -49,6 +49,9 @@ const (
 // ServerConfig is what a Server needs. All fields but TLSSecret are required.
 type ServerConfig struct {
 	Client kubernetes.Interface
+	// Urgent is for what must not wait until all that is written on Nodes has had its turn: the Lease, and whose token a report
+	// comes with. It is a client with bounds of its own.
+	Urgent kubernetes.Interface
 	// Namespace is the coordinator's own, Pod this replica's name, AgentAccount the service account of agents, ConfigMap the one
 	// that people write the config into: Events of a config that is rejected are about it.
 	Namespace, Pod, AgentAccount, ConfigMap string
@@ -78,7 +81,7 @@ type Server struct {
 
 // NewServer checks cfg.
 func NewServer(cfg ServerConfig) (*Server, error) {
-	if cfg.Client == nil || cfg.Namespace == "" || cfg.Pod == "" || cfg.AgentAccount == "" || cfg.ConfigMap == "" || cfg.URL == "" || cfg.Listen == "" ||
+	if cfg.Client == nil || cfg.Urgent == nil || cfg.Namespace == "" || cfg.Pod == "" || cfg.AgentAccount == "" || cfg.ConfigMap == "" || cfg.URL == "" || cfg.Listen == "" ||
 		cfg.Source == nil || cfg.Resolver == nil || cfg.Log == nil {
 		return nil, errors.New("coordinator: all fields of ServerConfig but TLSSecret are required")
 	}
@@ -119,7 +122,7 @@ func (s *Server) term(ctx context.Context) error {
 	})()
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: &resourcelock.LeaseLock{LeaseMeta: metav1.ObjectMeta{Namespace: s.cfg.Namespace, Name: LeaseName},
-			Client: s.cfg.Client.CoordinationV1(), LockConfig: resourcelock.ResourceLockConfig{Identity: s.cfg.Pod}},
+			Client: s.cfg.Urgent.CoordinationV1(), LockConfig: resourcelock.ResourceLockConfig{Identity: s.cfg.Pod}},
 		LeaseDuration: LeaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod, ReleaseOnCancel: true, Name: LeaseName,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(held context.Context) {
@@ -255,7 +258,7 @@ func (s *Server) newLeader(recorder events.EventRecorder) (l *leader, err error)
 	}, s.cfg.Log); err != nil {
 		return nil, err
 	}
-	auth := NewAuthenticator(tokenReviewer{s.cfg.Client}, s.cfg.Namespace, s.cfg.AgentAccount, func(pod, uid string) (string, bool) {
+	auth := NewAuthenticator(tokenReviewer{s.cfg.Urgent}, s.cfg.Namespace, s.cfg.AgentAccount, func(pod, uid string) (string, bool) {
 		return l.view.NodeOfPod(s.cfg.Namespace, pod, uid)
 	})
 	l.handler = &handler{auth: auth, answer: l.Answer, seen: s.metrics.reported, log: s.cfg.Log,

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -52,6 +53,12 @@ func (*fixed) Close() error { return nil }
 // replica runs a Server until the test ends, or end is called.
 func replica(t *testing.T, client *fake.Clientset, name string) (s *Server, end func()) {
 	t.Helper()
+	return urgentReplica(t, client, client, name)
+}
+
+// urgentReplica is one with a client of its own for what is urgent.
+func urgentReplica(t *testing.T, client, urgent *fake.Clientset, name string) (s *Server, end func()) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free; it is listened on when the replica leads
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +69,7 @@ func replica(t *testing.T, client *fake.Clientset, name string) (s *Server, end 
 	if document.Err != nil {
 		t.Fatal(document.Err)
 	}
-	s, err = NewServer(ServerConfig{Client: client, Namespace: "hotplate", Pod: name, AgentAccount: "hotplate-agent", ConfigMap: "hotplate-config", URL: "https://" + address,
+	s, err = NewServer(ServerConfig{Client: client, Urgent: urgent, Namespace: "hotplate", Pod: name, AgentAccount: "hotplate-agent", ConfigMap: "hotplate-config", URL: "https://" + address,
 		Listen: address, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Source: func(context.Context) (ConfigSource, error) { return &fixed{s: document}, nil },
 		Resolver: func(config.Snapshot) (func(context.Context, string) (string, error), error) {
@@ -199,6 +206,32 @@ func TestAReplicaLeadsUntilItEnds(t *testing.T) {
 		return code == http.StatusOK && second.leads.Load() != nil
 	})
 	t.Log(fmt.Sprint("the second replica answered after ", time.Since(began).Round(time.Millisecond)))
+}
+
+// TestTheLeaseAndReviewsHaveAClientOfTheirOwn: with thousands of Events and Nodes to write before them, the Lease would be lost.
+func TestTheLeaseAndReviewsHaveAClientOfTheirOwn(t *testing.T) {
+	client, urgent := fake.NewClientset(joining()), fake.NewClientset()
+	urgent.PrependReactor("create", "tokenreviews", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		return true, a.(clienttesting.CreateAction).GetObject(), nil // nobody's token
+	})
+	replicaOf, _ := urgentReplica(t, client, urgent, "one")
+	await(t, "a report is refused", func() bool {
+		_, code := postReport(t, client, "stolen", healthy())
+		return code == http.StatusUnauthorized && replicaOf.leads.Load() != nil
+	})
+	resources := func(c *fake.Clientset) map[string]bool {
+		all := map[string]bool{}
+		for _, a := range c.Actions() {
+			all[a.GetResource().Resource] = true
+		}
+		return all
+	}
+	if got := resources(urgent); !maps.Equal(got, map[string]bool{"leases": true, "tokenreviews": true}) {
+		t.Errorf("what is urgent: %v", got)
+	}
+	if got := resources(client); got["leases"] || got["tokenreviews"] || !got["nodes"] {
+		t.Errorf("the rest: %v", got)
+	}
 }
 
 // Whoever leads next must not answer while the last answer of this leader is being given.

@@ -21,7 +21,7 @@ import (
 
 const (
 	// What the leader asks of the API at most, in requests a second: its writes are transitions of nodes, of which many come at
-	// once when a config changes.
+	// once when a config changes. The same bounds count once more for the Lease and reviews of tokens.
 	clientQPS   = 200
 	clientBurst = 400
 	// headerTimeout is how long a request may take to begin.
@@ -80,12 +80,16 @@ func (o *options) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	urgent, err := o.api.connect()
+	if err != nil {
+		return err
+	}
 	if err := os.RemoveAll(o.workDir); err != nil {
 		return fmt.Errorf("remove what an earlier run left: %w", err)
 	}
 	resolving := &resolving{dir: filepath.Join(o.workDir, "hosts"), log: log}
 	server, err := coordinator.NewServer(coordinator.ServerConfig{
-		Client: client, Namespace: o.api.namespace, Pod: o.pod, AgentAccount: o.account, ConfigMap: o.configMap, TLSSecret: o.tlsSecret, Log: log,
+		Client: client, Urgent: urgent, Namespace: o.api.namespace, Pod: o.pod, AgentAccount: o.account, ConfigMap: o.configMap, TLSSecret: o.tlsSecret, Log: log,
 		URL: "https://" + net.JoinHostPort(o.ip, port), Listen: o.listen, Resolver: resolving.of,
 		Source: func(context.Context) (coordinator.ConfigSource, error) {
 			return kube.New(kube.Config{Client: client, Namespace: o.api.namespace, ConfigMap: o.configMap, Log: log,
