@@ -84,6 +84,11 @@ bench: build ## Compare with containerd, registry to Ready (BENCH=quick: three m
 	$(GO) run ./hack/setup containerd-2.4 registry
 	$(GO) run ./hack/bench
 
+.PHONY: bench-coordinator
+bench-coordinator: build ## Measure the coordinator with NODES=5000 simulated agents on a real API server; needs root
+	$(GO) run ./hack/setup kubernetes-1.36 etcd cni helm coredns registry
+	$(GO) run ./hack/benchcoordinator -nodes $(or $(NODES),5000)
+
 .PHONY: crash
 crash: ## The long crash loops of the hosts directory's writer and of the restart
 	HOTPLATE_FULL=1 $(GO) test -count=1 -timeout 60m ./hostconfig/apply ./hostconfig/restart
