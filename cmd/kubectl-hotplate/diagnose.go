@@ -17,7 +17,8 @@ import (
 )
 
 // diagnose concludes. It is a function of the evidence alone.
-func (e *evidence) diagnose() (all findings) {
+func (e *evidence) diagnose() findings {
+	all := findings{} // what is printed as JSON is a list, also where it is empty
 	for _, err := range e.unseen {
 		all.wrong("", "not everything could be looked at", hint(err), "docs/kubectl.md has the rights that doctor needs")
 	}
@@ -49,7 +50,7 @@ func (e *evidence) leading(all *findings) {
 		all.wrong("", "the coordinator that leads cannot be asked", hint(e.askErr),
 			"let the API server reach port "+statusPort+" of its pod (networkPolicy.statusFrom, firewalls); if it does not run, see its log: "+logs)
 	}
-	if e.leadErr == nil && e.leader != "" && (e.announced == nil || e.announced.Data[kube.URLKey] == "") {
+	if e.leader != "" && e.announcedErr == nil && (e.announced == nil || e.announced.Data[kube.URLKey] == "") {
 		all.wrong("", "the coordinator has not said where it is, so agents cannot find it", "configmap/"+kube.CoordinatorName+" has no "+kube.URLKey, logs)
 	}
 	if e.announced == nil {
@@ -111,10 +112,8 @@ func (e *evidence) running(all *findings) {
 // configured is about the config that people write.
 func (e *evidence) configured(all *findings) {
 	if e.config == nil {
-		for _, err := range e.unseen {
-			if strings.Contains(err.Error(), configName) {
-				return
-			}
+		if e.configErr != nil {
+			return
 		}
 		all.wrong("", "there is no config, so agents wait", "no configmap/"+configName+" in namespace "+e.namespace,
 			fmt.Sprintf("kubectl -n %s create configmap %s --from-file=%s", e.namespace, configName, kube.DocumentKey))

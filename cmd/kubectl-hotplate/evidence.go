@@ -37,10 +37,13 @@ type evidence struct {
 	podsErr error
 	// config is nil if nobody has written one.
 	config    *corev1.ConfigMap
-	announced *corev1.ConfigMap // where agents find the coordinator; nil if it is not there
-	rollout   *corev1.ConfigMap
-	restarts  coordinator.Rollout
-	requests  []request
+	configErr error
+	// announced is where agents find the coordinator; nil if it is not there.
+	announced    *corev1.ConfigMap
+	announcedErr error
+	rollout      *corev1.ConfigMap
+	restarts     coordinator.Rollout
+	requests     []request
 	// unseen are what could not be looked at, and why.
 	unseen []error
 }
@@ -72,10 +75,10 @@ func (c cluster) examine(ctx context.Context) *evidence {
 		e.podsErr = fmt.Errorf("list pods: %w", err)
 		see(e.podsErr)
 	}
-	e.config, err = c.configMap(ctx, configName)
-	see(err)
-	e.announced, err = c.configMap(ctx, kube.CoordinatorName)
-	see(err)
+	e.config, e.configErr = c.configMap(ctx, configName)
+	see(e.configErr)
+	e.announced, e.announcedErr = c.configMap(ctx, kube.CoordinatorName)
+	see(e.announcedErr)
 	e.rollout, e.restarts, err = c.rollout(ctx)
 	see(err)
 	e.requests, err = c.requests(ctx)

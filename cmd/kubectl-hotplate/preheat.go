@@ -106,7 +106,7 @@ func (o *preheatOptions) run(ctx context.Context, image string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
-	w := &waiting{plugin: o.plugin, on: c, document: d, selector: labels.FormatLabels(d.NodeSelector)}
+	w := &waiting{plugin: o.plugin, on: c, document: d, selector: labels.SelectorFromSet(d.NodeSelector).String()}
 	return w.wait(ctx, is.Name)
 }
 
@@ -157,7 +157,7 @@ func (o *preheatOptions) checkNodes(ctx context.Context, c cluster, d coordinato
 	if len(d.NodeSelector) == 0 {
 		return nil
 	}
-	some, err := c.api.CoreV1().Nodes().List(ctx, metav1.ListOptions{LabelSelector: labels.FormatLabels(d.NodeSelector), Limit: 1})
+	some, err := c.api.CoreV1().Nodes().List(ctx, metav1.ListOptions{LabelSelector: labels.SelectorFromSet(d.NodeSelector).String(), Limit: 1})
 	if err != nil {
 		return fmt.Errorf("look for nodes with %s: %w", o.selector, err)
 	}

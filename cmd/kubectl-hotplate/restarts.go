@@ -93,7 +93,10 @@ func (c cluster) restarts(ctx context.Context) (r restarts, note string, err err
 	}
 	r = restarts{Rollout: rollout, PausedByPerson: is.Annotations[coordinator.PauseAnnotation], Releasing: is.Annotations[coordinator.ReleaseAnnotation] != ""}
 	nodes, err := c.heard(ctx)
-	if err != nil {
+	switch {
+	case err != nil && is.Name == "":
+		return r, "", err // hotplate is not there
+	case err != nil:
 		return r, "which nodes wait, and how restarts ended, is not known: " + hint(err), nil
 	}
 	if len(nodes) > maxReports {
