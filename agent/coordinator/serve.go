@@ -41,6 +41,7 @@ type handler struct {
 	log    *slog.Logger
 
 	places chan struct{} // holds a token for each report that is being read
+	packed sync.Pool     // of *gzip.Reader, each of which takes 40 KiB
 
 	mu     sync.Mutex
 	limits map[string]*rate.Limiter // by node; guarded by mu
@@ -126,8 +127,12 @@ func (h *handler) read(w http.ResponseWriter, req *http.Request) (r report.NodeR
 	switch enc := req.Header.Get("Content-Encoding"); enc {
 	case "", "identity":
 	case "gzip":
-		packed, err := gzip.NewReader(body)
-		if err != nil {
+		packed, ok := h.packed.Get().(*gzip.Reader)
+		if !ok {
+			packed = new(gzip.Reader)
+		}
+		defer h.packed.Put(packed)
+		if err := packed.Reset(body); err != nil {
 			return r, fail(http.StatusBadRequest, fmt.Errorf("read report: %w", err))
 		}
 		body = packed

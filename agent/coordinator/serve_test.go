@@ -129,3 +129,28 @@ func TestANodeThatReportsTooOften(t *testing.T) {
 		t.Errorf("a new machine: %d", w.Code)
 	}
 }
+
+// TestPackedReportsAreReadOneAfterTheOther: what unpacks them is used again, also after a report that cannot be unpacked.
+func TestPackedReportsAreReadOneAfterTheOther(t *testing.T) {
+	h := newHandler(func(_ context.Context, node string, r report.NodeReport) (report.Directive, error) {
+		return report.Directive{ConfigHash: node + " " + r.Config.Hash}, nil
+	})
+	for i := range 50 {
+		node := fmt.Sprintf("gpu-%d", i)
+		good := packed(fmt.Appendf(nil, `{"node":%q,"config":{"hash":"h%d"}}`, node, i))
+		for _, c := range []struct {
+			body []byte
+			code int
+			says string
+		}{{[]byte("no gzip"), 400, "read report"}, {good[:len(good)/2], 400, "read report"}, {good, 200, fmt.Sprintf("%s h%d", node, i)}} {
+			req := httptest.NewRequest(http.MethodPost, report.ReportPath, bytes.NewReader(c.body))
+			req.Header.Set("Authorization", "Bearer "+node)
+			req.Header.Set("Content-Encoding", "gzip")
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, req)
+			if w.Code != c.code || !strings.Contains(w.Body.String(), c.says) {
+				t.Errorf("%s: %d %s, want %d with %q", node, w.Code, w.Body, c.code, c.says)
+			}
+		}
+	}
+}
