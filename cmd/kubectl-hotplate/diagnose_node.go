@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,8 +13,9 @@ import (
 // nodeStatus is about what the coordinator and the agent say of a node.
 func (e *evidence) nodeStatus(all *findings, is coordinator.NodeStatus) {
 	if is.Reason == coordinator.ReasonSilent {
-		detail := is.Message
+		detail, do := is.Message, fmt.Sprintf("kubectl -n %s get pods -o wide: no agent runs there any more", e.namespace)
 		if agent := e.agentOn(is.Node); agent != nil {
+			do = fmt.Sprintf("kubectl -n %s logs %s --tail=50: see whether it runs, and reaches the coordinator", e.namespace, agent.Name)
 			if why := trouble(*agent); why != "" {
 				detail += "; its pod " + agent.Name + ": " + why
 			}
@@ -23,8 +25,7 @@ func (e *evidence) nodeStatus(all *findings, is coordinator.NodeStatus) {
 				detail += notReady(node)
 			}
 		}
-		all.wrong(is.Node, "agents are silent", detail, fmt.Sprintf("kubectl -n %s logs -l %s=%s --field-selector spec.nodeName=%s: see whether it runs, and reaches the coordinator",
-			e.namespace, componentLabel, agentComponent, is.Node))
+		all.wrong(is.Node, "agents are silent", detail, do)
 		return // what it said before may not be true any more
 	}
 	for _, fault := range is.Faults {
@@ -35,27 +36,34 @@ func (e *evidence) nodeStatus(all *findings, is coordinator.NodeStatus) {
 	}
 	if full, ok := e.reports[is.Node]; ok && full.Report != nil {
 		all.report(is.Node, *full.Report, e.now)
-	} else if is.Ready != report.True && is.Reason != coordinator.ReasonPreparing && is.Reason != coordinator.ReasonUnresolved {
-		all.wrong(is.Node, is.Reason, is.Message, "kubectl hotplate status "+is.Node)
 	}
 }
 
+// unexplained is about a node that is not Ready, of which nothing else is said.
+func (f *findings) unexplained(is coordinator.NodeStatus) {
+	if is.Ready == report.True || is.Reason == coordinator.ReasonPreparing || is.Reason == report.Restarting ||
+		slices.ContainsFunc(*f, func(o finding) bool { return slices.Contains(o.Nodes, is.Node) }) {
+		return
+	}
+	f.wrong(is.Node, "nodes are not Ready: "+is.Reason, is.Message, "see what they say: kubectl hotplate status "+is.Node)
+}
+
 // report is about what an agent reports.
-func (all *findings) report(node string, r report.NodeReport, now time.Time) {
+func (f *findings) report(node string, r report.NodeReport, now time.Time) {
 	for _, fault := range r.Config.Rejected {
-		all.wrong(node, "nodes reject the newest config, and go by an older one", fault, "mend it: hotplate lint shows the same; what it says of Secrets and certificates only nodes know")
+		f.wrong(node, "nodes reject the newest config, and go by an older one", fault, "mend it: hotplate lint shows the same; what it says of Secrets and certificates only nodes know")
 	}
 	if c := r.Condition(report.ContainerdHealthy); c.Status != report.True && c.Reason != report.Restarting {
-		all.wrong(node, "containerd does not answer", c.Message, "look at its log on the node: journalctl -u containerd")
+		f.wrong(node, "containerd does not answer", c.Message, "look at its log on the node: journalctl -u containerd")
 	}
 	if c := r.Condition(report.RegistriesConfigured); c.Status == report.False {
-		all.wrong(node, "the hosts directory is not as the config says: "+c.Reason, c.Message, "docs/operations.md, Conditions")
+		f.wrong(node, "the hosts directory is not as the config says: "+c.Reason, c.Message, "docs/operations.md, Conditions")
 	}
-	all.hosts(node, r)
+	f.hosts(node, r)
 	for _, reg := range r.Registries {
 		for _, m := range reg.Mirrors {
 			if !m.Reachable {
-				all.wrong(node, "the mirror "+m.URL+" of "+reg.Host+" cannot be reached", m.Message, "see whether it answers from the node, and whether its certificate is that of the config's CA")
+				f.wrong(node, "the mirror "+m.URL+" of "+reg.Host+" cannot be reached", m.Message, "see whether it answers from the node, and whether its certificate is that of the config's CA")
 			}
 		}
 	}
@@ -71,18 +79,18 @@ func (all *findings) report(node string, r report.NodeReport, now time.Time) {
 		default:
 			continue
 		}
-		all.wrong(node, what, fmt.Sprintf("%s, %s (in %d days)", c.Subject, c.NotAfter.Format(time.DateOnly), int(c.NotAfter.Sub(now).Hours()/24)),
+		f.wrong(node, what, fmt.Sprintf("%s, %s (in %d days)", c.Subject, c.NotAfter.Format(time.DateOnly), int(c.NotAfter.Sub(now).Hours()/24)),
 			"put the new one into its Secret or ConfigMap; nothing has to be restarted")
 	}
-	all.images(node, r)
+	f.images(node, r)
 	for _, t := range r.Throttled {
-		all.add(finding{What: "the registry " + t.Host + " has asked to be left alone for a while", Nodes: []string{node}, Note: true,
+		f.add(finding{What: "the registry " + t.Host + " has asked to be left alone for a while", Nodes: []string{node}, Note: true,
 			Do: "raise its limit, or lower cluster.maxConcurrentNodes, if that is often so"})
 	}
 }
 
 // hosts is about a containerd that does not read the hosts directory.
-func (all *findings) hosts(node string, r report.NodeReport) {
+func (f *findings) hosts(node string, r report.NodeReport) {
 	c := r.Condition(report.HostsLive)
 	if c.Status == report.True || c.Reason == report.Restarting {
 		return
@@ -96,22 +104,22 @@ func (all *findings) hosts(node string, r report.NodeReport) {
 	what := "containerd does not read the hosts directory yet, and must be restarted: " + c.Reason
 	switch c.Reason {
 	case report.OutsideWindow, report.RestartDeferred, report.WaitsForSlot:
-		all.add(finding{What: what, Detail: detail, Nodes: []string{node}, Note: true, Do: "wait: it is done by itself; kubectl hotplate restarts says more"})
+		f.add(finding{What: what, Detail: detail, Nodes: []string{node}, Note: true, Do: "wait: it is done by itself; kubectl hotplate restarts says more"})
 	case report.RestartNeeded, report.RestartForbidden:
-		all.wrong(node, what, detail, "let hotplate restart it (restart.policy, agent.mayRestart), or set config_path to the hosts directory and restart containerd yourself")
+		f.wrong(node, what, detail, "let hotplate restart it (restart.policy, agent.mayRestart), or set config_path to the hosts directory and restart containerd yourself")
 	case report.RestartRefused:
-		all.wrong(node, what, detail, "do what the check says; docs/restart.md has each")
+		f.wrong(node, what, detail, "do what the check says; docs/restart.md has each")
 	case report.RolledBack:
-		all.wrong(node, "the restart of containerd was rolled back", detail, "journalctl -u containerd on the node says why; docs/operations.md, Restarting containerd")
+		f.wrong(node, "the restart of containerd was rolled back", detail, "journalctl -u containerd on the node says why; docs/operations.md, Restarting containerd")
 	case report.RestartFailed:
-		all.wrong(node, "containerd does not work since its restart", detail, "mend containerd on the node; hotplate does not touch it any more")
+		f.wrong(node, "containerd does not work since its restart", detail, "mend containerd on the node; hotplate does not touch it any more")
 	default:
-		all.wrong(node, "it is not proven that containerd reads the hosts directory: "+c.Reason, detail, "if it stays so for minutes, docs/operations.md, Conditions, HostsLive")
+		f.wrong(node, "it is not proven that containerd reads the hosts directory: "+c.Reason, detail, "if it stays so for minutes, docs/operations.md, Conditions, HostsLive")
 	}
 }
 
 // images is about images that failed.
-func (all *findings) images(node string, r report.NodeReport) {
+func (f *findings) images(node string, r report.NodeReport) {
 	for _, img := range r.Images {
 		if img.Phase != report.ImageFailed {
 			continue
@@ -125,6 +133,6 @@ func (all *findings) images(node string, r report.NodeReport) {
 		case report.ImageBroken:
 			do = "rebuild the image and push it again: nobody can unpack it"
 		}
-		all.wrong(node, fmt.Sprintf("the image %s failed: %s", img.Ref, img.Reason), img.Message, do)
+		f.wrong(node, fmt.Sprintf("the image %s failed: %s", img.Ref, img.Reason), img.Message, do)
 	}
 }

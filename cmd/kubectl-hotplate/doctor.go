@@ -36,17 +36,17 @@ type finding struct {
 	What   string   `json:"what"`
 	Detail string   `json:"detail,omitempty"`
 	Nodes  []string `json:"nodes,omitempty"`
-	// Do is what to do about it.
+	// Do is what to do about it, for the first node.
 	Do string `json:"do,omitempty"`
 	// Note says that it need not be wrong.
 	Note bool `json:"note,omitempty"`
 }
 
-// findings are all of them. The same of several nodes is one.
+// findings are all of them. What is the same of several nodes is one, with the detail and the advice of the first.
 type findings []finding
 
 func (f *findings) add(is finding) {
-	i := slices.IndexFunc(*f, func(o finding) bool { return o.What == is.What && o.Do == is.Do && o.Note == is.Note })
+	i := slices.IndexFunc(*f, func(o finding) bool { return o.What == is.What && o.Note == is.Note })
 	if i < 0 || len(is.Nodes) == 0 {
 		*f = append(*f, is)
 		return

@@ -82,11 +82,14 @@ func wellClinic() *clinic {
 
 func TestDoctorFindsNothing(t *testing.T) {
 	for what, change := range map[string]func(c *clinic){
-		"all is well":                          func(*clinic) {},
-		"a node without need of an agent":      func(c *clinic) { c.node2.Labels = map[string]string{"pool": "cpu"} },
-		"images on their way":                  func(c *clinic) { preparing(&c.status); c.status.Images[0].State = coordinator.ImagePending },
-		"a runtime where no agent runs":        func(c *clinic) { c.node2.Status.NodeInfo.ContainerRuntimeVersion = "cri-o://1.30" },
-		"containerd is restarting":             func(c *clinic) { c.report = live(report.Unknown, report.Restarting) },
+		"all is well":                     func(*clinic) {},
+		"a node without need of an agent": func(c *clinic) { c.node2.Labels = map[string]string{"pool": "cpu"} },
+		"images on their way":             func(c *clinic) { preparing(&c.status); c.status.Images[0].State = coordinator.ImagePending },
+		"a runtime where no agent runs":   func(c *clinic) { c.node2.Status.NodeInfo.ContainerRuntimeVersion = "cri-o://1.30" },
+		"containerd is restarting": func(c *clinic) {
+			c.report = live(report.Unknown, report.Restarting)
+			c.status.Ready, c.status.Reason = report.False, report.Restarting
+		},
 		"a pod that was replaced":              func(c *clinic) { c.leader.Status.Phase = corev1.PodSucceeded },
 		"a containerd that is just new enough": func(c *clinic) { c.node1.Status.NodeInfo.ContainerRuntimeVersion = "containerd://1.7.3" },
 	} {
@@ -146,10 +149,14 @@ func TestDoctor(t *testing.T) {
 			"WRONG  no agent runs on nodes that need one (cpu-1)", "it has had one"},
 		{"an agent that was never heard", func(c *clinic) { c.unheard = true; c.node1.Status.Conditions[0].Status = corev1.ConditionFalse },
 			"WRONG  the coordinator has never heard the agent (gpu-1)", "the node is not Ready"},
+		{"a node that is behind", func(c *clinic) {
+			c.status.Ready, c.status.Reason, c.status.Message = report.False, coordinator.ReasonBehind, "an older config"
+		},
+			"WRONG  nodes are not Ready: ConfigBehind (gpu-1)", "an older config"},
 		{"a silent agent", func(c *clinic) {
 			c.status.Ready, c.status.Reason, c.status.Message = report.Unknown, coordinator.ReasonSilent, "no report since noon"
 			c.report = live(report.False, report.RestartRefused) // which may not be true any more
-		}, "WRONG  agents are silent (gpu-1)", "no report since noon"},
+		}, "WRONG  agents are silent (gpu-1)", "no report since noon\n       do: kubectl -n hotplate logs agent-1"},
 		{"no config", func(c *clinic) { c.config.Name = "other" }, "WRONG  there is no config, so agents wait", "configmap/hotplate-config"},
 		{"a wrong config", func(c *clinic) { c.config.Data[kube.DocumentKey] = "apiVersion: 1" }, "WRONG  the config is not valid", "apiVersion"},
 		{"a config that a node rejects", func(c *clinic) {
@@ -290,13 +297,13 @@ func TestTheNewCACounts(t *testing.T) {
 func TestTheSameOfSeveralNodesIsSaidOnce(t *testing.T) {
 	var all findings
 	for _, n := range []string{"a", "b", "c", "d", "e", "f", "g", "g"} {
-		all.wrong(n, "the mirror is away", "dial from "+n, "look")
+		all.wrong(n, "the mirror is away", "dial from "+n, "look at "+n)
 	}
 	all.add(finding{What: "a note", Note: true})
 	all.wrong("", "the whole", "", "")
 	var out bytes.Buffer
 	show(&out, all)
-	want := "WRONG  the mirror is away (a, b, c, d, e and 2 more)\n       dial from a\n       do: look\nWRONG  the whole\nNOTE   a note\n"
+	want := "WRONG  the mirror is away (a, b, c, d, e and 2 more)\n       dial from a\n       do: look at a\nWRONG  the whole\nNOTE   a note\n"
 	if out.String() != want {
 		t.Errorf("%s", out.String())
 	}

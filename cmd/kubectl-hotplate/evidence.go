@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/hotplate-dev/hotplate/agent/coordinator"
 	"github.com/hotplate-dev/hotplate/agent/kube"
+	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
 // componentLabel says of a pod of the chart's what it is.
@@ -62,6 +65,9 @@ func (c cluster) examine(ctx context.Context) *evidence {
 		see(e.leadErr)
 		e.leadErr = nil
 	}
+	slices.SortStableFunc(e.heard, func(a, b coordinator.NodeStatus) int { // who is not well is asked first
+		return cmp.Compare(wellness(a), wellness(b))
+	})
 	var err error
 	e.unasked = max(len(e.heard)-maxReports, 0)
 	e.reports, err = c.reports(ctx, e.heard)
@@ -84,6 +90,13 @@ func (c cluster) examine(ctx context.Context) *evidence {
 	e.requests, err = c.requests(ctx)
 	see(err)
 	return e
+}
+
+func wellness(n coordinator.NodeStatus) int {
+	if n.Ready == report.True {
+		return 1
+	}
+	return 0
 }
 
 // configMap is nil where there is none.

@@ -183,7 +183,7 @@ func (f facts) unwanted(e *explanation) {
 		}
 	}
 	ref := f.image
-	if _, err := parseImage(ref); err != nil {
+	if checkImage(ref) != nil {
 		ref = "IMAGE"
 	}
 	e.do = fmt.Sprintf("to have it there: kubectl hotplate preheat %s --node %s", ref, f.node.Name)

@@ -40,9 +40,7 @@ func main() {
 	context.AfterFunc(ctx, stop) // a second signal kills at once
 	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
 	cmd := newCommand(streams, nil)
-	if filepath.Base(os.Args[0]) == completer {
-		cmd.SetArgs(append([]string{cobra.ShellCompRequestCmd}, os.Args[1:]...))
-	}
+	cmd.SetArgs(arguments(os.Args))
 	err := cmd.ExecuteContext(ctx)
 	if err == nil {
 		os.Exit(0)
@@ -51,6 +49,14 @@ func main() {
 		fmt.Fprintln(os.Stderr, "error:", plain(hint(err)))
 	}
 	os.Exit(1)
+}
+
+// arguments are those of the command, by the name under which the program was started.
+func arguments(argv []string) []string {
+	if filepath.Base(argv[0]) == completer {
+		return append([]string{cobra.ShellCompRequestCmd}, argv[1:]...)
+	}
+	return argv[1:]
 }
 
 // hint says what to do about an error of the API where that is not plain.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -205,6 +206,18 @@ func TestCompletion(t *testing.T) {
 		out, _, err := d.run(append([]string{"__complete"}, strings.Fields(args)...)...)
 		if got := strings.Join(strings.Fields(out), " "); err != nil || got != want {
 			t.Errorf("%s: %v, %q, want %q", args, err, got, want)
+		}
+	}
+}
+
+// TestNamesOfTheProgram: kubectl asks a second name for completions.
+func TestNamesOfTheProgram(t *testing.T) {
+	for _, c := range []struct{ argv, want []string }{
+		{[]string{"/usr/local/bin/kubectl-hotplate", "status", "-w"}, []string{"status", "-w"}},
+		{[]string{"/usr/local/bin/kubectl_complete-hotplate", "status", ""}, []string{"__complete", "status", ""}},
+	} {
+		if got := arguments(c.argv); !slices.Equal(got, c.want) {
+			t.Errorf("%q: %q", c.argv, got)
 		}
 	}
 }

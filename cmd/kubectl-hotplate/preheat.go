@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -62,7 +61,7 @@ func (p *plugin) newPreheat() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVarP(&o.selector, "selector", "l", "", "On nodes with all of these labels: KEY=VALUE,...")
 	f.StringSliceVar(&o.nodes, "node", nil, "On this node; may be repeated")
-	f.BoolVar(&o.all, "all", false, "On every node")
+	f.BoolVar(&o.all, "all", false, "On every node that has an agent")
 	f.StringVar(&o.platform, "platform", "", "Which image of an index, such as linux/arm64 (default: the node's)")
 	f.StringSliceVar(&o.aliases, "alias", nil, "Another name that pods use for the image; may be repeated")
 	f.IntVar(&o.priority, "priority", 0, "Higher ones come first; those of the config are 0 where they say nothing")
@@ -107,6 +106,9 @@ func (o *preheatOptions) run(ctx context.Context, image string) error {
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
 	w := &waiting{plugin: o.plugin, on: c, document: d, selector: labels.SelectorFromSet(d.NodeSelector).String()}
+	if w.selector == "" {
+		w.selector = coordinator.ReadyLabel // all that have an agent: others can never have it
+	}
 	return w.wait(ctx, is.Name)
 }
 
@@ -114,7 +116,7 @@ func (o *preheatOptions) run(ctx context.Context, image string) error {
 func (o *preheatOptions) document(image string) (d coordinator.RequestDocument, err error) {
 	d = coordinator.RequestDocument{Ref: image, Aliases: o.aliases, Platform: o.platform, Priority: o.priority}
 	for _, ref := range append([]string{image}, o.aliases...) {
-		if _, err := parseImage(ref); err != nil {
+		if err := checkImage(ref); err != nil {
 			return d, err
 		}
 	}
@@ -132,17 +134,16 @@ func (o *preheatOptions) document(image string) (d coordinator.RequestDocument, 
 	return d, nil
 }
 
-// parseImage reads what people write for an image.
-func parseImage(text string) (reference.Named, error) {
-	ref, err := config.ParseRef(text)
-	if err != nil {
-		return nil, fmt.Errorf("image %w", err)
+// checkImage says what is wrong with what people write for an image.
+func checkImage(text string) error {
+	if _, err := config.ParseRef(text); err != nil {
+		return fmt.Errorf("image %w", err)
 	}
 	if !strings.ContainsAny(text, "/:@") {
 		// docker.io/library/NAME is what it would mean, and what nobody means.
-		return nil, fmt.Errorf("image %q names no registry: write host/repository:tag", text)
+		return fmt.Errorf("image %q names no registry: write host/repository:tag", text)
 	}
-	return ref, nil
+	return nil
 }
 
 // checkNodes sees that the request is for nodes that are there.

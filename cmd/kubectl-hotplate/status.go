@@ -172,7 +172,7 @@ func showNode(out io.Writer, n coordinator.NodeStatus, wide bool, now time.Time)
 	switch {
 	case n.Report == nil:
 	case wide:
-		io.WriteString(out, n.Report.Text(now))
+		fmt.Fprint(out, n.Report.Text(now))
 	case n.Ready != report.True:
 		rows := [][]string{{"CONDITION", "STATUS", "REASON", "MESSAGE"}}
 		for _, c := range n.Report.Conditions {

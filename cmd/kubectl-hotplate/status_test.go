@@ -65,7 +65,8 @@ func set(r *report.NodeReport, kind string, status report.ConditionStatus, reaso
 }
 
 func twoNodes(t *testing.T) *desk {
-	d := newDesk(t, lease("leader"), node("gpu-1", nil), node("gpu-2", map[string]string{"pool": "gpu"}))
+	d := newDesk(t, lease("leader"), node("cpu-1", nil), node("gpu-1", map[string]string{coordinator.ReadyLabel: "true"}),
+		node("gpu-2", map[string]string{"pool": "gpu", coordinator.ReadyLabel: "false"}))
 	d.tells["v1/nodes"] = []coordinator.NodeStatus{gpu1(), gpu2()}
 	d.tells["v1/nodes/gpu-1"] = withReport(gpu1(), nil)
 	d.tells["v1/nodes/gpu-2"] = withReport(gpu2(), nil)

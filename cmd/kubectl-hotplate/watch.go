@@ -26,17 +26,14 @@ func (o *statusOptions) follow(ctx context.Context, c cluster, s seen) error {
 			return nil
 		}
 		next, err := o.look(ctx, c)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil:
-			if trouble != err.Error() && !inPlace {
-				fmt.Fprintln(o.ErrOut, "note:", plain(hint(err)))
-			}
-			trouble = err.Error()
+		if err == nil {
+			s, trouble = next, ""
 			continue
 		}
-		s, trouble = next, ""
+		if ctx.Err() == nil && trouble != err.Error() && !inPlace {
+			fmt.Fprintln(o.ErrOut, "note:", plain(hint(err)))
+		}
+		trouble = err.Error()
 	}
 }
 
