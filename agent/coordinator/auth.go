@@ -18,7 +18,10 @@ const (
 	// maxTokens bounds how many answers are remembered, maxReviews how many are asked for at once.
 	maxTokens  = 20_000
 	maxReviews = 16
-	// reviewTimeout bounds one review. Who asks first may go away; others wait for the same answer.
+	// reviewWait is how long a review waits for its turn, reviewTimeout bounds the review itself: one that was begun is not given
+	// up because it has waited. Both together are less than an agent waits. Who asks first may go away; others wait for the same
+	// answer.
+	reviewWait    = 8 * time.Second
 	reviewTimeout = 10 * time.Second
 	// maxToken is longer than any token of a service account.
 	maxToken = 16 << 10
@@ -91,14 +94,16 @@ func (a *Authenticator) remembered(key [sha256.Size]byte) (answer, bool) {
 }
 
 func (a *Authenticator) ask(ctx context.Context, key [sha256.Size]byte, token string) (answer, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reviewTimeout)
+	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), reviewWait)
 	defer cancel()
 	select {
 	case a.slots <- struct{}{}:
 		defer func() { <-a.slots }()
-	case <-ctx.Done():
-		return answer{}, fmt.Errorf("ask whose token it is: %w", ctx.Err())
+	case <-wait.Done():
+		return answer{}, fmt.Errorf("ask whose token it is: %d others are asked about: %w", maxReviews, wait.Err())
 	}
+	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), reviewTimeout)
+	defer cancel()
 	id, err := a.reviewer.Review(ctx, token)
 	if err != nil && !errors.Is(err, ErrRefused) {
 		return answer{}, fmt.Errorf("ask whose token it is: %w", err)

@@ -133,6 +133,39 @@ func TestOneReviewForAll(t *testing.T) {
 	})
 }
 
+// TestReviewsThatWaitedAreNotGivenUp: after a restart all nodes come at once. What is asked of the API server must not be for nothing.
+func TestReviewsThatWaitedAreNotGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const tokens = 3 * maxReviews
+		r := &reviewer{tokens: map[string]Identity{}, takes: 7 * time.Second}
+		a := NewAuthenticator(r, "hotplate", "hotplate-agent", nil)
+		var group sync.WaitGroup
+		var good, late atomic.Int32
+		for i := range tokens {
+			node := fmt.Sprintf("gpu-%d", i)
+			r.tokens[node] = agentOn(node)
+		}
+		for node := range r.tokens {
+			group.Go(func() {
+				is, err := a.Node(t.Context(), node)
+				switch {
+				case err == nil && is == node:
+					good.Add(1)
+				case errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, ErrRefused):
+					late.Add(1)
+				default:
+					t.Errorf("%s: %q, %v", node, is, err)
+				}
+			})
+		}
+		group.Wait()
+		// The first sixteen, and those whose turn was after seven seconds. The rest had to wait for too long, and nobody was asked.
+		if good.Load() != 2*maxReviews || late.Load() != maxReviews || r.asked.Load() != 2*maxReviews {
+			t.Errorf("%d good, %d too late, %d reviews", good.Load(), late.Load(), r.asked.Load())
+		}
+	})
+}
+
 func TestWhatIsRememberedIsBounded(t *testing.T) {
 	a := NewAuthenticator(&reviewer{}, "hotplate", "hotplate-agent", nil)
 	for i := range maxTokens + 10 {
