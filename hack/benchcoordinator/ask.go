@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -60,6 +61,8 @@ func (a *agent) ask(ctx context.Context, at view, r report.NodeReport) (report.D
 		samples.answered(took, cached)
 	case answered:
 		samples.refuse(refused.Error())
+	case network && late.Timeout() && strings.Contains(err.Error(), "TLS handshake"):
+		samples.refuse("handshake timeout")
 	case network && late.Timeout():
 		samples.refuse("timeout")
 	default:
