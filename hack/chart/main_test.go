@@ -130,7 +130,7 @@ func TestAlertsAskForMetricsThatExist(t *testing.T) {
 	exported := map[string]bool{}
 	for _, f := range []struct{ path, pattern string }{
 		{"agent/testdata/metrics.golden", `(?m)^hotplate_[a-z_]+`},
-		{"agent/coordinator/status.go", `hotplate_[a-z_]+`},
+		{"agent/coordinator/metrics.go", `hotplate_[a-z_]+`},
 	} {
 		for _, name := range regexp.MustCompile(f.pattern).FindAllString(string(read(t, f.path)), -1) {
 			exported[name] = true

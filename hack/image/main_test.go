@@ -150,7 +150,9 @@ func TestProgramsAreAllThereAre(t *testing.T) {
 	const module = "github.com/hotplate-dev/hotplate/"
 	var want []string
 	for line := range strings.FieldsSeq(out) {
-		want = append(want, strings.TrimPrefix(line, module))
+		if name := strings.TrimPrefix(line, module); name != "cmd/kubectl-hotplate" { // it is for people's own machines
+			want = append(want, name)
+		}
 	}
 	if got := slices.Sorted(slices.Values(build.Programs())); !slices.Equal(got, want) {
 		t.Errorf("the image has %v, the programs of the repository are %v", got, want)
