@@ -56,10 +56,11 @@ func (p *plugin) newExplain() *cobra.Command {
 
 // facts are what is known of an image on a node.
 type facts struct {
-	now   time.Time
-	image string
-	node  corev1.Node
-	is    coordinator.NodeStatus
+	now       time.Time
+	namespace string // of hotplate
+	image     string
+	node      corev1.Node
+	is        coordinator.NodeStatus
 	// unheard is why is says nothing; nil if it does.
 	unheard error
 	// config is the one that people have written; nil if it cannot be had, for the reason in noConfig.
@@ -71,7 +72,7 @@ type facts struct {
 }
 
 func (c cluster) facts(ctx context.Context, image, node string) (f facts, err error) {
-	f = facts{now: c.now(), image: image}
+	f = facts{now: c.now(), namespace: c.namespace, image: image}
 	is, err := c.api.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return f, fmt.Errorf("there is no node %s: kubectl get nodes has their names", node)
@@ -139,7 +140,8 @@ func (f facts) explain() (e explanation) {
 	if f.unheard != nil {
 		e.verdict = fmt.Sprintf("%s on %s: not known", f.image, f.node.Name)
 		e.add("node", "%v", f.unheard)
-		e.do = "see whether an agent runs there: kubectl get pods -A -l app.kubernetes.io/component=agent --field-selector spec.nodeName=" + f.node.Name
+		e.do = fmt.Sprintf("see whether an agent runs there: kubectl -n %s get pods -l %s=%s --field-selector spec.nodeName=%s", f.namespace,
+			componentLabel, agentComponent, f.node.Name)
 		return e
 	}
 	i := slices.IndexFunc(f.is.Images, func(img coordinator.ImageStatus) bool { return f.about(img.Name, append(img.Aliases, img.Ref)...) })

@@ -24,11 +24,10 @@ type restartsOptions struct {
 func (p *plugin) newRestarts() *cobra.Command {
 	o := &restartsOptions{plugin: p}
 	cmd := &cobra.Command{
-		Use:     "restarts",
-		Aliases: []string{"restart", "rollout"},
-		Short:   "Show which nodes restart containerd, which wait for it and why, and how the last ones ended",
-		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
+		Use:   "restarts",
+		Short: "Show which nodes restart containerd, which wait for it and why, and how the last ones ended",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
 
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}

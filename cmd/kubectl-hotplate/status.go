@@ -24,9 +24,8 @@ type statusOptions struct {
 func (p *plugin) newStatus() *cobra.Command {
 	o := &statusOptions{plugin: p}
 	cmd := &cobra.Command{
-		Use:     "status [NODE]",
-		Aliases: []string{"get"},
-		Short:   "Show nodes and their images, and how far they are",
+		Use:   "status [NODE]",
+		Short: "Show nodes and their images, and how far they are",
 		Long: "status shows every node that has an agent, and the images that are not Ready there; of one NODE, or with -o wide, all\n" +
 			"images. Of one NODE with -o wide it shows the whole report of the agent. With -o json or yaml it prints what the\n" +
 			"coordinator that leads says: a list of nodes, or one node with its report.\n\n" +

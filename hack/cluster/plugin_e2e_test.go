@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -51,6 +52,9 @@ func newPlugin(s *site) *plugin {
 	if out, err := build.CombinedOutput(); err != nil {
 		s.Fatalf("%v\n%s", err, out)
 	}
+	if err := os.Symlink("kubectl-hotplate", filepath.Join(p.dir, "kubectl_complete-hotplate")); err != nil {
+		s.Fatal(err)
+	}
 	doc, err := os.ReadFile(filepath.Join(root, "docs/kubectl.md"))
 	if err != nil {
 		s.Fatal(err)
@@ -69,6 +73,12 @@ func (p *plugin) run(args ...string) (out string, code int) {
 	if p.as != "" {
 		argv = append(argv, "--as="+p.as, "--as-group=plugin")
 	}
+	return p.exec(argv...)
+}
+
+// exec runs a program of which the plugin is part.
+func (p *plugin) exec(argv ...string) (out string, code int) {
+	p.Helper()
 	cmd := p.c.Command(p.Context(), argv...)
 	for i, v := range cmd.Env {
 		if path, ok := strings.CutPrefix(v, "PATH="); ok {
@@ -133,8 +143,18 @@ func plugged(s *site) string {
 	p.says("cancel "+none, 0, "deleted")
 	p.says("cancel "+strings.TrimPrefix(name, "configmap/"), 0, name+" deleted")
 	p.says("cancel "+whisper, 1, "error: there are no preheat requests")
+	p.says("preheat "+llama+" --all --wait", 0, "node-1: Ready", "node-3: Ready", "3 nodes Ready")
+	p.says("cancel "+llama, 0, "deleted")
 	s.becomes("node-2", "True Ready: 1 of 1 images")
 	s.becomes("node-1", "True Ready: 1 of 1 images")
+
+	if out, code := p.exec("timeout", "--preserve-status", "--signal=INT", "3", "kubectl", "hotplate", "status", "--watch"); code != 0 || strings.Count(out, "NODE ") != 1 {
+		s.Errorf("a watch in which nothing happens ends with %d and shows\n%s", code, out)
+	}
+	if out, _ := p.exec("kubectl", "__complete", "hotplate", "status", ""); !strings.Contains(out, "node-2\n") {
+		s.Errorf("kubectl completes\n%s", out)
+	}
+	p.mirrorAway()
 
 	p.says("restarts", 0, "no node has the leave to restart containerd", "no restart has ended")
 	p.says("pause moving racks", 0, "restarts paused: moving racks")
@@ -160,6 +180,38 @@ func plugged(s *site) string {
 	p.says("status --namespace=elsewhere", 0, "note: this is what Node objects say", "node-3   True")
 	s.kubectl("label", "node", "node-2", "pool-")
 	return "status, preheat --wait, cancel, explain, restarts, pause, resume and doctor do what they say, with the rights of docs/kubectl.md"
+}
+
+// mirrorAway has doctor find a registry that is away, on every node.
+func (p *plugin) mirrorAway() {
+	p.Helper()
+	// Nodes say so first: doctor is not asked all the time meanwhile.
+	finds := func(reachable bool, code int, want string) {
+		p.Helper()
+		p.await(fmt.Sprintf("doctor to find %q", want), func(context.Context) error {
+			for _, n := range p.c.Nodes() {
+				is, err := p.statusOf(n.Name)
+				if err != nil {
+					return err
+				}
+				if r := is.Report.Registries; len(r) != 1 || len(r[0].Mirrors) != 1 || r[0].Mirrors[0].Reachable != reachable {
+					return fmt.Errorf("%s says %+v", n.Name, r)
+				}
+			}
+			if out, got := p.run("doctor"); got != code || !strings.Contains(out, want) {
+				return fmt.Errorf("it ends with %d and says\n%s", got, out)
+			}
+			return nil
+		})
+	}
+	if err := p.c.StopRegistry(); err != nil {
+		p.Fatal(err)
+	}
+	finds(false, 1, "WRONG  the mirror https://"+p.c.Front().Host()+" of "+host+" cannot be reached (node-1, node-2, node-3)")
+	if err := p.c.StartRegistry(); err != nil {
+		p.Fatal(err)
+	}
+	finds(true, 0, "nothing is wrong")
 }
 
 // status reads what programs read.
