@@ -31,7 +31,7 @@ func newView(base report.NodeReport, log *slog.Logger) *view {
 	v := &view{log: log, news: func() {}, r: base}
 	for _, t := range conditionTypes() {
 		v.r.Conditions = append(v.r.Conditions,
-			report.Condition{Type: t, Status: report.Unknown, Reason: "Starting", LastTransitionTime: time.Now()})
+			report.Condition{Type: t, Status: report.Unknown, Reason: report.Starting, LastTransitionTime: time.Now()})
 	}
 	return v
 }

@@ -242,7 +242,7 @@ func (c *Coordinator) Conclude(node Node, had bool) (Conclusion, bool) {
 		return Conclusion{Status: report.Unknown, Reason: ReasonSilent, Message: "no report of the agent"}, had && c.fleet.Complete(now)
 	}
 	intent, ok := c.wants()
-	if !ok {
+	if !ok || had && starting(heard.Report) {
 		return Conclusion{}, false
 	}
 	return conclude(question{hash: intent.Hash, changed: c.changed, wanted: intent.wanted(node.Name, node.Labels, node.Preheat, c.resolved),

@@ -190,6 +190,33 @@ func TestOnlySomeNodesPullAtOnce(t *testing.T) {
 	})
 }
 
+// What was concluded of a node stays while its agent, which has just been replaced, has not looked yet.
+func TestAnAgentThatHasJustStarted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		began := time.Now()
+		says := func(had bool) (Conclusion, bool) {
+			r := with(healthy(), report.HostsLive, report.Unknown, report.Starting, "")
+			for i := range r.Conditions {
+				r.Conditions[i].LastTransitionTime = began
+			}
+			r.Time = time.Now()
+			c.report("gpu-0", r)
+			return c.Conclude(c.nodes["gpu-0"], had)
+		}
+		if is, known := says(true); known {
+			t.Errorf("concluded at once: %+v", is)
+		}
+		if is, known := says(false); !known || is.Reason != report.Starting {
+			t.Errorf("of a node of which nothing was said before: %v, %+v", known, is)
+		}
+		time.Sleep(startingFor)
+		if is, known := says(true); !known || is.Status != report.False {
+			t.Errorf("concluded of one that does not get on: %v, %+v", known, is)
+		}
+	})
+}
+
 // A node whose image cannot be had does not keep others from theirs.
 func TestANodeThatFailsGivesItsPlaceToOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

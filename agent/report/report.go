@@ -83,6 +83,9 @@ const (
 // NoConfig is the reason of ConfigValid where nobody has written a config yet, or it was removed.
 const NoConfig = "NoConfig"
 
+// Starting is the reason of conditions that an agent has not looked at yet since it started. They are Unknown.
+const Starting = "Starting"
+
 // The reasons of HostsLive while the running daemon does not read the hosts directory, so that it must be restarted. They
 // are of the status False; Restarting and RestartFailed are of Unknown where it is not known whether it reads it.
 const (

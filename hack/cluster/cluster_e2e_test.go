@@ -42,9 +42,9 @@ func TestCluster(t *testing.T) {
 	s.row("a node joins with the startup taint, and a pod waits for it", joins)
 	s.row("an invalid config: the old one stays in force", rejected)
 	s.row("what an agent's token can do", tokens)
+	s.row("helm test, upgrade and rollback: nodes are not touched", upgraded)
 	s.row("Secrets with a CA and a login are rotated", rotated)
 	s.longRow("agent, leader, API and registry go away", away)
-	s.row("helm test, upgrade and rollback: nodes are not touched", upgraded)
 	s.row("kubectl hotplate: what a user can do by it", plugged)
 	s.row("uninstall: nodes byte for byte as before, running pods untouched", func(s *site) string { return uninstall(s, before) })
 }
