@@ -111,6 +111,7 @@ func upgraded(s *site) string {
 	if out := s.helm("test", "hotplate", "--timeout", "2m"); !strings.Contains(out, "Succeeded") {
 		s.Errorf("helm test says\n%s", out)
 	}
+	s.allBecome("True Ready: 1 of 1 images")
 	files, since, daemons, pods := s.configuration(), s.transitions(), s.daemons(), s.pods()
 	s.helm(append([]string{"upgrade", "hotplate", s.chart, "--wait", "--timeout", "3m", "--set", "agent.podLabels.version=two",
 		"--set", "coordinator.logLevel=debug"}, s.values()...)...)
