@@ -76,7 +76,9 @@ func (p *process) read() error {
 	if err != nil {
 		return err
 	}
-	p.argv = parseCmdline(line)
+	if p.argv = parseCmdline(line); len(p.argv) == 0 {
+		return errEnded // its memory is gone, a moment before it counts as ended; or it is the kernel's
+	}
 	stat, err := readProc(number, "stat")
 	if err != nil {
 		return err

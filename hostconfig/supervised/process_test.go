@@ -137,3 +137,19 @@ func TestProcessThatEnded(t *testing.T) {
 		t.Errorf("to open it is %v", err)
 	}
 }
+
+// A process that ends has no command line any more, some time before it counts as ended. It must not be remembered as a daemon
+// that was started without one. A kernel's thread is such a process that stays.
+func TestAProcessWithoutACommandLineHasEnded(t *testing.T) {
+	line, err := readProc("2", "cmdline")
+	if err != nil || len(line) > 0 {
+		t.Skipf("process 2 is no thread of the kernel's here: %v", err)
+	}
+	fd, err := unix.PidfdOpen(2, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := openProcess(fd); !errors.Is(err, errEnded) {
+		t.Errorf("%v, %v", p, err)
+	}
+}

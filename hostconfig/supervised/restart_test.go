@@ -212,7 +212,9 @@ func TestDaemonHangs(t *testing.T) {
 	if len(e.told) > 0 {
 		t.Errorf("%d processes were told to end", len(e.told))
 	}
-	if result, err := m.Restart(t.Context(), m.name()); err != nil || result != systemd.ResultDone {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // so that it says why
+	defer cancel()
+	if result, err := m.Restart(ctx, m.name()); err != nil || result != systemd.ResultDone {
 		t.Errorf("it ended as %q, %v", result, err)
 	}
 	if now := m.pid(t); now == before || now == 0 {
