@@ -22,17 +22,17 @@ const (
 // behindAfter is how long after a change of the config a node may have another one in force.
 const behindAfter = 2 * time.Minute
 
-// startingFor is how long an agent that has just started may not have looked yet, while what was concluded before it stays.
+// startingFor is how long an agent that has just started may not have looked at everything.
 const startingFor = 30 * time.Second
 
-// starting tells whether an agent has just started, and does not know yet what its node is. All times are the node's own.
+// starting tells whether an agent has just started: none of its conditions is older. All times are the node's own.
 func starting(r report.NodeReport) bool {
-	for _, t := range []string{report.ContainerdHealthy, report.RegistriesConfigured, report.HostsLive, report.ImagesReady} {
-		if is := r.Condition(t); is.Reason == report.Starting && r.Time.Sub(is.LastTransitionTime) < startingFor {
-			return true
+	for _, c := range r.Conditions {
+		if r.Time.Sub(c.LastTransitionTime) >= startingFor {
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 // progressStep is how coarse the progress is that is written on a Node, in percent.

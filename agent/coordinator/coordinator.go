@@ -242,11 +242,13 @@ func (c *Coordinator) Conclude(node Node, had bool) (Conclusion, bool) {
 		return Conclusion{Status: report.Unknown, Reason: ReasonSilent, Message: "no report of the agent"}, had && c.fleet.Complete(now)
 	}
 	intent, ok := c.wants()
-	if !ok || had && starting(heard.Report) {
+	if !ok {
 		return Conclusion{}, false
 	}
-	return conclude(question{hash: intent.Hash, changed: c.changed, wanted: intent.wanted(node.Name, node.Labels, node.Preheat, c.resolved),
-		unknown: c.unknown, heard: heard, now: now}), true
+	is := conclude(question{hash: intent.Hash, changed: c.changed, wanted: intent.wanted(node.Name, node.Labels, node.Preheat, c.resolved),
+		unknown: c.unknown, heard: heard, now: now})
+	// Of an agent that has just started what was concluded before stays until it has looked at everything.
+	return is, is.Status == report.True || !had || !starting(heard.Report)
 }
 
 // Wanted is what a node should hold now.
