@@ -24,9 +24,9 @@ import (
 const (
 	// AuthorityName is the Secret that holds the CA that the coordinator makes.
 	AuthorityName = "hotplate-coordinator-tls"
-	// RolloutName is the ConfigMap that holds the Rollout, and what people say of it.
+	// RolloutName is the ConfigMap that holds the Rollout, as JSON in RolloutKey, and what people say of it.
 	RolloutName = "hotplate-rollout"
-	rolloutKey  = "rollout.json"
+	RolloutKey  = "rollout.json"
 	// PauseAnnotation on it says why nobody may restart containerd; ResumeAnnotation when, as RFC 3339, a person let a rollout
 	// go on that had stopped by itself.
 	PauseAnnotation  = "hotplate.dev/pause"
@@ -217,20 +217,28 @@ func (k *Keeper) Rollout(ctx context.Context) (Rollout, Said, error) {
 	if err != nil {
 		return Rollout{}, Said{}, fmt.Errorf("read ConfigMap %s: %w", RolloutName, err)
 	}
-	text := is.Data[rolloutKey]
+	text := is.Data[RolloutKey]
 	if k.known && text != k.kept {
-		return Rollout{}, Said{}, fmt.Errorf("read ConfigMap %s, key %s: %w", RolloutName, rolloutKey, errOvertaken)
+		return Rollout{}, Said{}, fmt.Errorf("read ConfigMap %s, key %s: %w", RolloutName, RolloutKey, errOvertaken)
 	}
 	k.rollout, k.known, k.kept = is, true, text
-	var r Rollout
-	if text != "" {
-		if err := json.Unmarshal([]byte(text), &r); err != nil {
-			return r, Said{}, fmt.Errorf("read ConfigMap %s, key %s: %w: correct it, or delete the key when no node is restarting",
-				RolloutName, rolloutKey, err)
-		}
+	r, err := ParseRollout(is)
+	if err != nil {
+		return r, Said{}, err
 	}
 	k.said = said(is, k.cfg.Log)
 	return r, k.said, nil
+}
+
+// ParseRollout reads the Rollout in the ConfigMap RolloutName; an empty one where it holds none.
+func ParseRollout(is *corev1.ConfigMap) (r Rollout, err error) {
+	if text := is.Data[RolloutKey]; text != "" {
+		if err := json.Unmarshal([]byte(text), &r); err != nil {
+			return r, fmt.Errorf("read ConfigMap %s, key %s: %w: correct it, or delete the key when no node is restarting",
+				RolloutName, RolloutKey, err)
+		}
+	}
+	return r, nil
 }
 
 func said(is *corev1.ConfigMap, log *slog.Logger) Said {
@@ -248,7 +256,7 @@ func said(is *corev1.ConfigMap, log *slog.Logger) Said {
 }
 
 // Keep makes a Rollout durable. It fails when somebody else has written it since it was read: another leader.
-func (k *Keeper) Keep(ctx context.Context, r Rollout) error { return k.write(ctx, rolloutKey, r) }
+func (k *Keeper) Keep(ctx context.Context, r Rollout) error { return k.write(ctx, RolloutKey, r) }
 
 // KeepRelease makes a Release durable, unless the ConfigMap by which it was asked for is gone.
 func (k *Keeper) KeepRelease(ctx context.Context, r Release) error {
@@ -286,7 +294,7 @@ func (k *Keeper) write(ctx context.Context, key string, v any) error {
 		return fmt.Errorf("keep %s in ConfigMap %s: %w", key, RolloutName, err)
 	}
 	k.rollout = is
-	if key == rolloutKey {
+	if key == RolloutKey {
 		k.known, k.kept = true, string(text)
 	}
 	return nil

@@ -181,7 +181,7 @@ func TestTheRolloutIsKept(t *testing.T) {
 	if _, _, err := next.Rollout(t.Context()); err != nil {
 		t.Error(err)
 	}
-	is.Annotations[ResumeAnnotation], is.Data[rolloutKey] = "yesterday", "{"
+	is.Annotations[ResumeAnnotation], is.Data[RolloutKey] = "yesterday", "{"
 	if _, err := maps.Update(t.Context(), is, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}

@@ -301,7 +301,7 @@ func dialReplica(t *testing.T, s *Server) (conn net.Conn) {
 
 // TestALeaderThatCannotBegin gives the Lease back and tries again, and leads when it can.
 func TestALeaderThatCannotBegin(t *testing.T) {
-	bad := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RolloutName, Namespace: "hotplate"}, Data: map[string]string{rolloutKey: "{"}}
+	bad := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RolloutName, Namespace: "hotplate"}, Data: map[string]string{RolloutKey: "{"}}
 	client := fake.NewClientset(joining(), bad)
 	var reads atomic.Int32
 	client.PrependReactor("get", "configmaps", func(a clienttesting.Action) (bool, runtime.Object, error) {

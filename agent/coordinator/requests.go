@@ -25,8 +25,8 @@ const (
 	// RequestLabel is, with the value true, on ConfigMaps of the own namespace that hold a preheat request. Who may make one is
 	// who may make ConfigMaps there.
 	RequestLabel = "hotplate.dev/preheat-request"
-	// requestKey holds the request, as JSON.
-	requestKey = "request.json"
+	// RequestKey holds the request, a RequestDocument as JSON.
+	RequestKey = "request.json"
 	// maxRequests bounds how many count, the oldest first.
 	maxRequests = 1000
 	// maxRequestNodes bounds how many nodes one may name.
@@ -48,26 +48,26 @@ type RequestDocument struct {
 
 // parseRequest reads a preheat request.
 func parseRequest(is *corev1.ConfigMap) (Request, error) {
-	dec := json.NewDecoder(bytes.NewReader([]byte(is.Data[requestKey])))
+	dec := json.NewDecoder(bytes.NewReader([]byte(is.Data[RequestKey])))
 	dec.DisallowUnknownFields()
 	var d RequestDocument
 	if err := dec.Decode(&d); err != nil {
-		return Request{}, fmt.Errorf("key %s: %w", requestKey, err)
+		return Request{}, fmt.Errorf("key %s: %w", RequestKey, err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return Request{}, fmt.Errorf("key %s: there is something behind the request", requestKey)
+		return Request{}, fmt.Errorf("key %s: there is something behind the request", RequestKey)
 	}
 	ref, err := config.ParseRef(d.Ref)
 	if err != nil {
-		return Request{}, fmt.Errorf("key %s: ref %w", requestKey, err)
+		return Request{}, fmt.Errorf("key %s: ref %w", RequestKey, err)
 	}
 	for _, alias := range d.Aliases {
 		if _, err := config.ParseRef(alias); err != nil {
-			return Request{}, fmt.Errorf("key %s: alias %w", requestKey, err)
+			return Request{}, fmt.Errorf("key %s: alias %w", RequestKey, err)
 		}
 	}
 	if len(d.Nodes) > maxRequestNodes {
-		return Request{}, fmt.Errorf("key %s: %d nodes are more than %d; use nodeSelector", requestKey, len(d.Nodes), maxRequestNodes)
+		return Request{}, fmt.Errorf("key %s: %d nodes are more than %d; use nodeSelector", RequestKey, len(d.Nodes), maxRequestNodes)
 	}
 	return Request{Name: is.Name, Selector: d.NodeSelector, Nodes: d.Nodes, Image: config.Image{Name: nameOf(ref), Ref: d.Ref,
 		Aliases: d.Aliases, Platform: d.Platform, Priority: d.Priority, Pin: new(true)}}, nil

@@ -14,7 +14,7 @@ import (
 
 func requestMap(name, text string) *corev1.ConfigMap {
 	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "hotplate", Labels: map[string]string{RequestLabel: "true"}},
-		Data: map[string]string{requestKey: text}}
+		Data: map[string]string{RequestKey: text}}
 }
 
 func TestParseRequest(t *testing.T) {

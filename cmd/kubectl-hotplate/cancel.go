@@ -63,7 +63,7 @@ func (c cluster) requests(ctx context.Context) (all []request, err error) {
 
 func readRequest(is corev1.ConfigMap) request {
 	r := request{name: is.Name, uid: &metav1.Preconditions{UID: &is.UID}}
-	if r.err = json.Unmarshal([]byte(is.Data[requestKey]), &r.RequestDocument); r.err == nil {
+	if r.err = json.Unmarshal([]byte(is.Data[coordinator.RequestKey]), &r.RequestDocument); r.err == nil {
 		r.err = checkImage(r.Ref)
 	}
 	return r

@@ -143,7 +143,9 @@ func TestDoctor(t *testing.T) {
 			"WRONG  no agent runs on nodes that need one (cpu-1)", "hotplate.dev/not-ready"},
 		{"an annotation on a node without agent", func(c *clinic) { c.node2.Annotations = map[string]string{coordinator.PreheatAnnotation: llama} },
 			"WRONG  no agent runs on nodes that need one (cpu-1)", "hotplate.dev/preheat"},
-		{"a request for a node without agent", func(c *clinic) { c.request.Data[requestKey] = `{"ref":"` + whisper + `","nodes":["cpu-1"]}` },
+		{"a request for a node without agent", func(c *clinic) {
+			c.request.Data[coordinator.RequestKey] = `{"ref":"` + whisper + `","nodes":["cpu-1"]}`
+		},
 			"WRONG  no agent runs on nodes that need one (cpu-1)", "configmap/preheat-x asks"},
 		{"an agent that has gone", func(c *clinic) { c.node2.Labels = map[string]string{coordinator.ReadyLabel: "unknown"} },
 			"WRONG  no agent runs on nodes that need one (cpu-1)", "it has had one"},
@@ -200,7 +202,7 @@ func TestDoctor(t *testing.T) {
 		{"a certificate that expires", func(c *clinic) { c.report = certificate("Expiring", noon.Add(5*24*time.Hour)) }, "WRONG  the certificate of ca harbor expires soon (gpu-1)", "2026-06-06 (in 5 days)"},
 		{"a certificate that has expired", func(c *clinic) { c.report = certificate("Expired", noon.Add(-24*time.Hour)) }, "WRONG  the certificate of ca harbor has expired (gpu-1)", "2026-05-31"},
 		{"a rollout that stopped", func(c *clinic) {
-			c.rollout.Data = map[string]string{rolloutKey: `{"paused":{"node":"gpu-7","reason":"RolledBack: why"}}`}
+			c.rollout.Data = map[string]string{coordinator.RolloutKey: `{"paused":{"node":"gpu-7","reason":"RolledBack: why"}}`}
 		},
 			"WRONG  restarts of containerd have stopped until a person resumes them", "gpu-7: RolledBack: why"},
 		{"a person's pause", func(c *clinic) { c.rollout.Annotations = map[string]string{coordinator.PauseAnnotation: "racks"} }, "NOTE   restarts of containerd are paused by a person", "racks"},
@@ -214,7 +216,7 @@ func TestDoctor(t *testing.T) {
 			c.status.Ready, c.status.Reason, c.status.Message = report.False, coordinator.ReasonUnresolved, "not resolved: llama: 404"
 		}, "WRONG  no registry says what the tag of an image means (gpu-1)", "llama: 404"},
 		{"a wrong annotation", func(c *clinic) { c.status.Faults = []string{`"x" is no image`} }, "WRONG  the annotation hotplate.dev/preheat is wrong (gpu-1)", `"x" is no image`},
-		{"a request that cannot be read", func(c *clinic) { c.request.Data[requestKey] = "{" }, "WRONG  a preheat request cannot be read", "configmap/preheat-x"},
+		{"a request that cannot be read", func(c *clinic) { c.request.Data[coordinator.RequestKey] = "{" }, "WRONG  a preheat request cannot be read", "configmap/preheat-x"},
 		{"a disk that is full", func(c *clinic) {
 			c.node1.Status.Conditions[1].Status = corev1.ConditionTrue
 			c.node1.Status.Conditions[1].Message = "kubelet has disk pressure"

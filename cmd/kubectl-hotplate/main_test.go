@@ -127,7 +127,7 @@ func configMap(name string, labels, annotations, data map[string]string) *corev1
 }
 
 func preheatRequest(name, document string) *corev1.ConfigMap {
-	return configMap(name, map[string]string{coordinator.RequestLabel: "true"}, nil, map[string]string{requestKey: document})
+	return configMap(name, map[string]string{coordinator.RequestLabel: "true"}, nil, map[string]string{coordinator.RequestKey: document})
 }
 
 func TestWrongCommandsAreTold(t *testing.T) {

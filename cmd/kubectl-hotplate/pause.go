@@ -16,9 +16,6 @@ import (
 	"github.com/hotplate-dev/hotplate/agent/coordinator"
 )
 
-// rolloutKey is where coordinator.RolloutName holds a coordinator.Rollout.
-const rolloutKey = "rollout.json"
-
 func (p *plugin) newPause() *cobra.Command {
 	return &cobra.Command{
 		Use:   "pause [REASON]",
@@ -91,20 +88,15 @@ func (p *plugin) resume(ctx context.Context, c cluster) error {
 
 // rollout is which nodes restart, as the leader keeps it, and the ConfigMap in which it does; an empty one where there is none.
 func (c cluster) rollout(ctx context.Context) (*corev1.ConfigMap, coordinator.Rollout, error) {
-	var r coordinator.Rollout
 	is, err := c.api.CoreV1().ConfigMaps(c.namespace).Get(ctx, coordinator.RolloutName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return &corev1.ConfigMap{}, r, nil
+		return &corev1.ConfigMap{}, coordinator.Rollout{}, nil
 	}
 	if err != nil {
-		return nil, r, fmt.Errorf("read which nodes restart: %w", err)
+		return nil, coordinator.Rollout{}, fmt.Errorf("read which nodes restart: %w", err)
 	}
-	if text := is.Data[rolloutKey]; text != "" {
-		if err := json.Unmarshal([]byte(text), &r); err != nil {
-			return nil, r, fmt.Errorf("read configmap/%s, key %s: %w: correct it, or delete the key when no node is restarting", is.Name, rolloutKey, err)
-		}
-	}
-	return is, r, nil
+	r, err := coordinator.ParseRollout(is)
+	return is, r, err
 }
 
 // annotateRollout sets what people say of restarts; nil takes it off.

@@ -22,8 +22,6 @@ import (
 )
 
 const (
-	// requestKey is where a ConfigMap with coordinator.RequestLabel holds its RequestDocument.
-	requestKey = "request.json"
 	// fieldManager is by whom objects say that they were written.
 	fieldManager = "kubectl-hotplate"
 )
@@ -176,7 +174,7 @@ func (c cluster) request(ctx context.Context, d coordinator.RequestDocument) (is
 	}
 	is = &corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
 		ObjectMeta: metav1.ObjectMeta{Name: requestName(d.Ref, text), Namespace: c.namespace, Labels: map[string]string{coordinator.RequestLabel: "true"}},
-		Data:       map[string]string{requestKey: string(text)}}
+		Data:       map[string]string{coordinator.RequestKey: string(text)}}
 	maps := c.api.CoreV1().ConfigMaps(c.namespace)
 	_, err = maps.Create(ctx, is, metav1.CreateOptions{FieldManager: fieldManager})
 	if apierrors.IsAlreadyExists(err) {
@@ -184,7 +182,7 @@ func (c cluster) request(ctx context.Context, d coordinator.RequestDocument) (is
 		switch {
 		case err != nil:
 			return nil, "", fmt.Errorf("read the request that is there: %w", err)
-		case there.Labels[coordinator.RequestLabel] != "true" || there.Data[requestKey] != string(text):
+		case there.Labels[coordinator.RequestLabel] != "true" || there.Data[coordinator.RequestKey] != string(text):
 			return nil, "", fmt.Errorf("configmap/%s is there and says something else: somebody has edited it; kubectl hotplate cancel %s, "+
 				"then try again", is.Name, is.Name)
 		}

@@ -48,7 +48,7 @@ func TestPreheat(t *testing.T) {
 				t.Fatalf("%s: %+v", out, made)
 			}
 			var got coordinator.RequestDocument
-			if err := json.Unmarshal([]byte(made[0].Data[requestKey]), &got); err != nil || !cmp.Equal(want, got) {
+			if err := json.Unmarshal([]byte(made[0].Data[coordinator.RequestKey]), &got); err != nil || !cmp.Equal(want, got) {
 				t.Errorf("%v %s", err, cmp.Diff(want, got))
 			}
 			if out, _, err := d.run(append([]string{"preheat"}, strings.Fields(args)...)...); err != nil || out != "configmap/"+made[0].Name+" unchanged\n" {
@@ -88,7 +88,7 @@ func TestARequestThatSomebodyHasEdited(t *testing.T) {
 		t.Fatal(err)
 	}
 	is := d.configMaps()[0]
-	is.Data[requestKey] = `{"ref":"` + llama + `"}`
+	is.Data[coordinator.RequestKey] = `{"ref":"` + llama + `"}`
 	if _, err := d.client.CoreV1().ConfigMaps("hotplate").Update(t.Context(), &is, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}

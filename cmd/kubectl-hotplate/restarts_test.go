@@ -21,7 +21,7 @@ func rolloutOf(t *testing.T, r coordinator.Rollout, annotations map[string]strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newDesk(t, lease("leader"), configMap(coordinator.RolloutName, nil, annotations, map[string]string{rolloutKey: string(text)}))
+	return newDesk(t, lease("leader"), configMap(coordinator.RolloutName, nil, annotations, map[string]string{coordinator.RolloutKey: string(text)}))
 }
 
 func TestRestarts(t *testing.T) {
@@ -130,7 +130,7 @@ func TestResumeIsAfterThePause(t *testing.T) {
 }
 
 func TestARolloutThatCannotBeRead(t *testing.T) {
-	d := newDesk(t, lease("leader"), configMap(coordinator.RolloutName, nil, nil, map[string]string{rolloutKey: "{"}))
+	d := newDesk(t, lease("leader"), configMap(coordinator.RolloutName, nil, nil, map[string]string{coordinator.RolloutKey: "{"}))
 	for _, command := range []string{"restarts", "resume"} {
 		if _, _, err := d.run(command); err == nil || !strings.Contains(err.Error(), "correct it, or delete the key") {
 			t.Errorf("%s: %v", command, err)

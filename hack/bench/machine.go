@@ -14,12 +14,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hotplate-dev/hotplate/hack/bench/proc"
 	"github.com/hotplate-dev/hotplate/hack/bench/report"
 )
 
 // machine finds out where it runs and how fast the disk of dir is.
 func machine(ctx context.Context, dir, hotplate string) (report.Machine, error) {
-	m := report.Machine{CPU: cpuModel(), Cores: runtime.NumCPU(), Go: runtime.Version(), Filesystem: filesystem(dir)}
+	m := report.Machine{CPU: proc.CPUModel(), Cores: runtime.NumCPU(), Go: runtime.Version(), Filesystem: filesystem(dir)}
 	var sys unix.Sysinfo_t
 	if err := unix.Sysinfo(&sys); err != nil {
 		return m, fmt.Errorf("ask for the memory: %w", err)
@@ -39,16 +40,6 @@ func machine(ctx context.Context, dir, hotplate string) (report.Machine, error) 
 	var err error
 	m.DiskWriteRate, err = diskWriteRate(ctx, filepath.Join(dir, "disk-test"))
 	return m, err
-}
-
-func cpuModel() string {
-	info, _ := os.ReadFile("/proc/cpuinfo") // without it the model is unknown
-	for line := range strings.Lines(string(info)) {
-		if rest, ok := strings.CutPrefix(line, "model name"); ok {
-			return strings.TrimSpace(strings.TrimLeft(rest, "\t :"))
-		}
-	}
-	return "unknown processor (" + runtime.GOARCH + ")"
 }
 
 // filesystem names the ones that nodes have.

@@ -3,23 +3,18 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hotplate-dev/hotplate/hack/bench/proc"
 )
 
 // machine finds out where it runs, and what.
 func machine(ctx context.Context, coordinator string) (Machine, error) {
-	m := Machine{CPU: "unknown processor", Cores: runtime.NumCPU(), Go: runtime.Version()}
-	info, _ := os.ReadFile("/proc/cpuinfo") // without it the model is unknown
-	for line := range strings.Lines(string(info)) {
-		if rest, ok := strings.CutPrefix(line, "model name"); ok {
-			m.CPU = strings.TrimSpace(strings.TrimLeft(rest, "\t :"))
-		}
-	}
+	m := Machine{CPU: proc.CPUModel(), Cores: runtime.NumCPU(), Go: runtime.Version()}
 	var sys unix.Sysinfo_t
 	var uts unix.Utsname
 	if err := unix.Sysinfo(&sys); err != nil {

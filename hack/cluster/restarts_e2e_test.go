@@ -64,10 +64,10 @@ func TestRestarts(t *testing.T) {
 // rollout is what the leader keeps.
 func (s *site) rollout(ctx context.Context) (r coordinator.Rollout, err error) {
 	is, err := s.client.CoreV1().ConfigMaps(namespace).Get(ctx, coordinator.RolloutName, metav1.GetOptions{})
-	if err == nil && is.Data["rollout.json"] != "" {
-		err = json.Unmarshal([]byte(is.Data["rollout.json"]), &r)
+	if err != nil {
+		return r, err
 	}
-	return r, err
+	return coordinator.ParseRollout(is)
 }
 
 // pauses waits until a canary has rolled back, and returns its name.

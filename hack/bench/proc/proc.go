@@ -1,4 +1,4 @@
-// Package proc reads what Linux counts of processes and block devices.
+// Package proc reads what Linux says of processes, block devices and the processor.
 package proc
 
 import (
@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -151,4 +152,15 @@ func AwaitEnd(pid int) error {
 			return fmt.Errorf("wait for process %d: %w", pid, err)
 		}
 	}
+}
+
+// CPUModel is the processor's name, for people.
+func CPUModel() string {
+	info, _ := os.ReadFile("/proc/cpuinfo") // without it the model is unknown
+	for line := range strings.Lines(string(info)) {
+		if rest, ok := strings.CutPrefix(line, "model name"); ok {
+			return strings.TrimSpace(strings.TrimLeft(rest, "\t :"))
+		}
+	}
+	return "unknown processor (" + runtime.GOARCH + ")"
 }
