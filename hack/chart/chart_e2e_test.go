@@ -132,7 +132,7 @@ func TestLint(t *testing.T) {
 func TestWithNothingSetNoNodeIsTouched(t *testing.T) {
 	all := atHelm(t).objects(t, "")
 	want := []string{
-		"ClusterRole/hotplate-coordinator", "ClusterRoleBinding/hotplate-coordinator", "DaemonSet/hotplate-agent",
+		"ClusterRole/hotplate-coordinator", "ClusterRoleBinding/hotplate-coordinator", "ConfigMap/hotplate-rollout", "DaemonSet/hotplate-agent",
 		"Deployment/hotplate-coordinator", "Job/hotplate-release", "Pod/hotplate-check", "PodDisruptionBudget/hotplate-coordinator",
 		"PriorityClass/hotplate", "Role/hotplate-agent", "Role/hotplate-coordinator", "RoleBinding/hotplate-agent",
 		"RoleBinding/hotplate-coordinator", "Service/hotplate-coordinator", "ServiceAccount/hotplate-agent",
