@@ -39,7 +39,7 @@ const (
 	// The bounds of a connection.
 	headerTimeout = 5 * time.Second
 	bodyTimeout   = 30 * time.Second
-	idleTimeout   = 2 * time.Minute
+	idleTimeout   = 3 * workInterval // longer than an agent that works waits between two reports
 	maxHeader     = 32 << 10
 	endTimeout    = 5 * time.Second
 	// startTimeout is how long it may take, after the Lease was taken, until the goroutine that leads runs.

@@ -130,6 +130,33 @@ func TestANodeThatReportsTooOften(t *testing.T) {
 	}
 }
 
+// TestOnlyNodesThatWorkKeepTheirConnection: those that wait for half a minute are most, and would take most of the memory.
+func TestOnlyNodesThatWorkKeepTheirConnection(t *testing.T) {
+	h := newHandler(func(_ context.Context, node string, _ report.NodeReport) (report.Directive, error) {
+		if node == "works" {
+			return report.Directive{NextReport: workInterval}, nil
+		}
+		return report.Directive{NextReport: idleInterval}, nil
+	})
+	srv := httptest.NewServer(h)
+	defer srv.Close()
+	for node, closes := range map[string]bool{"works": false, "waits": true} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL, strings.NewReader(fmt.Sprintf(`{"node":%q}`, node)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+node)
+		resp, err := srv.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK || resp.Close != closes {
+			t.Errorf("%s: %s, closes: %t", node, resp.Status, resp.Close)
+		}
+	}
+}
+
 // TestPackedReportsAreReadOneAfterTheOther: what unpacks them is used again, also after a report that cannot be unpacked.
 func TestPackedReportsAreReadOneAfterTheOther(t *testing.T) {
 	h := newHandler(func(_ context.Context, node string, r report.NodeReport) (report.Directive, error) {

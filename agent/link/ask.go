@@ -25,8 +25,9 @@ const (
 	dialTimeout = 5 * time.Second
 	// askTimeout bounds one report and its answer.
 	askTimeout = 20 * time.Second
-	// keepAlive is how long a connection may be idle: longer than between two reports.
-	keepAlive = 2 * mostInterval
+	// keepAlive is how long a connection may be idle: longer than between two reports while the node works, and shorter than the
+	// coordinator waits. A node that does not work connects for each report.
+	keepAlive = 2 * busyInterval
 	// maxToken bounds the token, maxComplaint what is read of an answer that is none, in bytes.
 	maxToken     = 64 << 10
 	maxComplaint = 512
@@ -39,8 +40,9 @@ func newTransport(ca string, dial func(context.Context, string, string) (net.Con
 		return nil, errors.New("there is no certificate in the CA that it announces")
 	}
 	return &http.Transport{
-		DialContext:         dial,
-		TLSClientConfig:     &tls.Config{RootCAs: roots, ServerName: report.CoordinatorName, MinVersion: tls.VersionTLS13},
+		DialContext: dial,
+		TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: report.CoordinatorName, MinVersion: tls.VersionTLS13,
+			ClientSessionCache: tls.NewLRUClientSessionCache(1)},
 		TLSHandshakeTimeout: dialTimeout,
 		MaxIdleConns:        1, MaxConnsPerHost: 1,
 		IdleConnTimeout: keepAlive, ResponseHeaderTimeout: askTimeout,

@@ -27,6 +27,9 @@ const (
 	apartFor = time.Minute
 	// spread is how long at most a change waits more, so that a change that all nodes see does not bring all of them at once.
 	spread = 500 * time.Millisecond
+	// movedSpread is the same for a coordinator that is somewhere else: every node has to connect to it, and to have its token
+	// looked at.
+	movedSpread = 10 * time.Second
 	// Without an answer it is asked again after retryMin, then less and less often, down to every retryMax.
 	retryMin = time.Second
 	retryMax = 30 * time.Second
@@ -143,11 +146,12 @@ func (l *Link) pause(ctx context.Context, began time.Time, wait time.Duration, w
 	case <-timer.C:
 		return
 	case <-woken:
+		wait = rand.N(spread)
 	case <-l.cfg.Moved:
 		l.retry.Reset()
+		wait = rand.N(movedSpread)
 	}
-	least := time.Until(began.Add(leastInterval)) + rand.N(spread)
-	soon := time.NewTimer(max(least, 0))
+	soon := time.NewTimer(max(time.Until(began.Add(leastInterval))+wait, 0))
 	defer soon.Stop()
 	select {
 	case <-ctx.Done():

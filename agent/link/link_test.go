@@ -27,17 +27,17 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/hotplate-dev/hotplate/agent/agenttest"
 	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
-// coordinator is one that answers over pipes in memory, with real HTTP and TLS.
+// coordinator is one that answers in memory, with real HTTP and TLS.
 type coordinator struct {
-	t      *testing.T
-	conns  chan net.Conn
-	closed chan struct{}
-	ca     string
+	*bufconn.Listener // TLS needs a buffer: both ends write after the handshake
+	t                 *testing.T
+	ca                string
 
 	mu     sync.Mutex // guards what follows
 	asked  []asked
@@ -50,38 +50,16 @@ type asked struct {
 	token  string
 	report report.NodeReport
 	size   int // after decompression
+	// again tells whether the TLS session is that of an earlier connection.
+	again bool
 }
 
-// Accept, Close and Addr make a net.Listener of it.
-func (c *coordinator) Accept() (net.Conn, error) {
-	select {
-	case conn := <-c.conns:
-		return conn, nil
-	case <-c.closed:
-		return nil, net.ErrClosed
-	}
+func newCoordinator(t *testing.T) *coordinator {
+	return &coordinator{t: t, Listener: bufconn.Listen(64 << 10)}
 }
 
-func (c *coordinator) Close() error {
-	close(c.closed)
-	return nil
-}
-
-func (c *coordinator) Addr() net.Addr { return pipeAddr{} }
-
-type pipeAddr struct{}
-
-func (pipeAddr) Network() string { return "pipe" }
-func (pipeAddr) String() string  { return "pipe" }
-
-func (c *coordinator) dial(context.Context, string, string) (net.Conn, error) {
-	theirs, ours := net.Pipe()
-	select {
-	case c.conns <- theirs:
-		return ours, nil
-	case <-c.closed:
-		return nil, errors.New("connection refused")
-	}
+func (c *coordinator) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	return c.DialContext(ctx)
 }
 
 func (c *coordinator) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -94,7 +72,7 @@ func (c *coordinator) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	text, err := io.ReadAll(zip)
-	a := asked{at: time.Now(), token: req.Header.Get("Authorization"), size: len(text)}
+	a := asked{at: time.Now(), token: req.Header.Get("Authorization"), size: len(text), again: req.TLS.DidResume}
 	if err := errors.Join(err, json.Unmarshal(text, &a.report)); err != nil {
 		c.t.Errorf("the report: %v", err)
 	}
@@ -160,7 +138,8 @@ func (n *node) set(f func(n *node)) {
 func run(t *testing.T, f func(n *node, c *coordinator)) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := issue(t, nil, "")
-		c := &coordinator{t: t, conns: make(chan net.Conn), closed: make(chan struct{}), ca: ca.pem}
+		c := newCoordinator(t)
+		c.ca = ca.pem
 		c.says(report.Directive{ConfigHash: "abc"})
 		server := serve(c, issue(t, ca, report.CoordinatorName))
 		n := &node{t: t, log: new(agenttest.Log), token: filepath.Join(t.TempDir(), "token"), moved: make(chan struct{}, 1),
@@ -322,6 +301,25 @@ func TestItAsksOftenForAWhileWhereTheTwoGoByDifferentConfigs(t *testing.T) {
 	})
 }
 
+func TestASessionIsResumedOnTheNextConnection(t *testing.T) {
+	run(t, func(_ *node, c *coordinator) {
+		c.set(func(w http.ResponseWriter) {
+			w.Header().Set("Connection", "close")
+			_ = json.NewEncoder(w).Encode(report.Directive{ConfigHash: "abc"})
+		})
+		wait(5 * time.Minute)
+		got := c.took()
+		if len(got) < 5 {
+			t.Fatalf("%d reports in five minutes", len(got))
+		}
+		for i, a := range got[2:] { // the first connection was to be kept
+			if !a.again {
+				t.Errorf("report %d came with a new session", i+2)
+			}
+		}
+	})
+}
+
 func TestAChangeIsReportedAtOnceButNotMoreThanOnceASecond(t *testing.T) {
 	run(t, func(n *node, c *coordinator) {
 		wait(10 * time.Second)
@@ -383,7 +381,7 @@ func TestWhoCannotProveToBeTheCoordinatorIsToldNothing(t *testing.T) {
 			run(t, func(n *node, c *coordinator) {
 				n.set(func(inner *node) { test.change(n.t, inner) })
 				n.moved <- struct{}{}
-				wait(5 * time.Second)
+				wait(leastInterval + movedSpread)
 				c.took()
 				wait(10 * time.Minute)
 				if got := c.took(); len(got) != 0 {
@@ -398,7 +396,7 @@ func TestWhoCannotProveToBeTheCoordinatorIsToldNothing(t *testing.T) {
 	t.Run("its certificate is for another name", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ca := issue(t, nil, "")
-			c := &coordinator{t: t, conns: make(chan net.Conn), closed: make(chan struct{})}
+			c := newCoordinator(t)
 			server := serve(c, issue(t, ca, "kubernetes"))
 			token := filepath.Join(t.TempDir(), "token")
 			if err := os.WriteFile(token, []byte("one"), 0o600); err != nil {
@@ -482,7 +480,7 @@ func TestACoordinatorThatIsAwayIsAskedLessAndLessOften(t *testing.T) {
 		wait(time.Second)
 		// It is somewhere else: that is.
 		n.moved <- struct{}{}
-		wait(leastInterval + spread)
+		wait(leastInterval + movedSpread)
 		if len(c.took()) == 0 {
 			t.Error("it is not asked where it is now")
 		}
@@ -503,16 +501,16 @@ func TestItFollowsTheCoordinator(t *testing.T) {
 	run(t, func(n *node, _ *coordinator) {
 		wait(time.Second)
 		ca := issue(n.t, nil, "")
-		next := &coordinator{t: t, conns: make(chan net.Conn), closed: make(chan struct{})}
+		next := newCoordinator(t)
 		next.says(report.Directive{ConfigHash: "next"})
 		server := serve(next, issue(n.t, ca, report.CoordinatorName))
 		n.set(func(n *node) { n.url, n.ca = "https://192.0.2.8:8443", ca.pem })
 		synctest.Wait() // it sleeps, so its fields are ours
 		n.dial = next.dial
 		n.moved <- struct{}{}
-		wait(2 * time.Second)
+		wait(leastInterval + movedSpread)
 		n.set(func(n *node) {
-			if len(n.got) != 2 || n.got[1].ConfigHash != "next" {
+			if len(n.got) < 2 || n.got[0].ConfigHash != "abc" || n.got[1].ConfigHash != "next" {
 				t.Errorf("got %+v", n.got)
 			}
 		})

@@ -21,12 +21,13 @@ const (
 	busyInterval  = 5 * time.Second
 	apartFor      = time.Minute
 	spread        = 500 * time.Millisecond
+	movedSpread   = 10 * time.Second
 	retryMin      = time.Second
 	retryMax      = 30 * time.Second
 	jitter        = 0.2
 	dialTimeout   = 5 * time.Second
 	askTimeout    = 20 * time.Second
-	keepAlive     = 2 * mostInterval
+	keepAlive     = 2 * busyInterval
 )
 
 // tokenTrusted is how long the coordinator believes the API server's word (agent/coordinator/auth.go).
@@ -160,11 +161,14 @@ func (a *agent) pause(ctx context.Context, began time.Time, wait time.Duration, 
 	case <-timer.C:
 		return
 	case <-fetched:
+		wait = rand.N(spread)
 	case <-woken:
+		wait = rand.N(spread)
 	case <-moved:
 		a.retry.Reset()
+		wait = rand.N(movedSpread)
 	}
-	soon := time.NewTimer(max(time.Until(began.Add(leastInterval))+rand.N(spread), 0))
+	soon := time.NewTimer(max(time.Until(began.Add(leastInterval))+wait, 0))
 	defer soon.Stop()
 	select {
 	case <-ctx.Done():

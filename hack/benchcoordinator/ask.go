@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -114,7 +115,9 @@ func (a *agent) connect(at view) error {
 	}
 	a.hangUp()
 	a.at, a.reviewed = at, time.Time{} // another one has not seen the token
-	a.client = &http.Client{Timeout: askTimeout, Transport: &http.Transport{DialContext: a.dial, TLSClientConfig: at.trust,
+	trust := at.trust.Clone()
+	trust.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+	a.client = &http.Client{Timeout: askTimeout, Transport: &http.Transport{DialContext: a.dial, TLSClientConfig: trust,
 		TLSHandshakeTimeout: dialTimeout, MaxIdleConns: 1, MaxConnsPerHost: 1, IdleConnTimeout: keepAlive, ResponseHeaderTimeout: askTimeout}}
 	return nil
 }
