@@ -327,6 +327,42 @@ func TestCheckSaysWhatIsMissing(t *testing.T) {
 	look("", "")
 }
 
+func TestAPinThatIsTakenOffAtOnceIsPutOnAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg, store := prefetchtest.NewOfflineRegistry("registry.test"), prefetchtest.NewMemStore(t)
+		p := prefetchtest.NewPrefetcher(t, store, prefetchtest.Hosts(reg))
+		taken := 0
+		store.Fault = func(method string, done bool) error {
+			if method != "Pin" || !done || taken == 3 {
+				return nil
+			}
+			taken++
+			for _, pin := range pinsOf(t, store) {
+				if err := store.Unpin(t.Context(), pin.ImageID); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		began := time.Now()
+		if _, err := p.Ensure(t.Context(), prefetch.Image{Ref: reg.Push(prefetchtest.Build(t, 1, 300_000), "m", "v1"), Pin: true}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); taken != 3 || took > 5*time.Second {
+			t.Errorf("taken off %d times, and ready after %s", taken, took)
+		}
+	})
+}
+
+func pinsOf(t *testing.T, store prefetch.Store) []prefetch.Pin {
+	t.Helper()
+	pins, err := store.Pins(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pins
+}
+
 func TestWhatCannotBeAnImageIsRefusedBeforeAnythingIsAsked(t *testing.T) {
 	p := prefetchtest.NewPrefetcher(t, prefetchtest.NewMemStore(t), func(string) ([]docker.RegistryHost, error) {
 		t.Error("hosts were asked for")

@@ -71,9 +71,6 @@ func (r *run) ensure(ctx context.Context) (Result, error) {
 		return r.result(names, st), err
 	}
 	if r.want.pin && st.PinSupported && !st.Pinned {
-		if err := r.pin(ctx, st); err != nil {
-			return r.result(names, st), err
-		}
 		if st, err = r.await(ctx, names, target.Digest, true); err != nil {
 			return r.result(names, st), err
 		}
@@ -293,7 +290,8 @@ func (r *run) unpack(ctx context.Context, pl plan) error {
 	})
 }
 
-// await waits until CRI shows the image under all names, and with pinned, until it says that it is pinned.
+// await waits until CRI shows the image under all names, and with pinned, until it says that it is pinned: whoever takes the pin
+// off meanwhile does not have us wait for what never comes.
 func (r *run) await(ctx context.Context, names []string, target digest.Digest, pinned bool) (State, error) {
 	deadline := time.Now().Add(visibleWithin)
 	for wait := firstLook; ; wait = min(2*wait, longestLook) {
@@ -307,6 +305,11 @@ func (r *run) await(ctx context.Context, names []string, target digest.Digest, p
 		}
 		if time.Now().After(deadline) {
 			return st, fmt.Errorf("%s after %s: look at containerd's log for errors of its CRI plugin", lacks, visibleWithin)
+		}
+		if pinned && !st.Pinned {
+			if err := r.pin(ctx, st); err != nil {
+				return st, err
+			}
 		}
 		r.progress.waiting("containerd's CRI: " + lacks)
 		t := time.NewTimer(wait)

@@ -33,9 +33,11 @@ func (s *MemStore) Pin(_ context.Context, id digest.Digest, size int64) (err err
 	if s.recordOf(id) == "" && s.keptAs(id).target == "" {
 		return fmt.Errorf("pin image %s: it has no record", id)
 	}
-	if !s.pins[id].foreign {
-		s.pins[id] = memPin{size: size}
+	had, known := s.pins[id]
+	if known && (had.foreign || had.size == size) {
+		return nil // as it is already
 	}
+	s.pins[id] = memPin{size: size}
 	s.blind = s.Looks
 	s.notify()
 	return nil
