@@ -28,7 +28,10 @@ func TestContainerdEndsAgainAndAgain(t *testing.T) {
 }
 
 func endContainerd(t *testing.T, line string, way config.Way, signal string, end func(n *node) error) {
-	const times = 20
+	times := fewKills
+	if !full() {
+		times = quickKills
+	}
 	row := shows(t, line, fmt.Sprintf("agent, way %s: containerd ended with %s at random points of one pull, again and again: "+
 		"a pause, nothing is fetched twice", way, signal))
 	random, mirror := newRand(t), newMirror(t)

@@ -28,13 +28,17 @@ const SeedVariable = "HOTPLATE_SEED"
 
 // How often a puller is killed over one pull.
 const (
-	fewKills  = 20
-	manyKills = 200
+	quickKills = 8
+	fewKills   = 20
+	manyKills  = 200
 )
 
 // kills is how often to kill on a line in this run of the tests.
 func kills(line string) int {
-	if line == newest && os.Getenv(FullVariable) != "" {
+	switch {
+	case !full():
+		return quickKills
+	case line == newest:
 		return manyKills
 	}
 	return fewKills
