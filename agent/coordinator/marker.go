@@ -25,8 +25,10 @@ const (
 	FieldManager = "hotplate-coordinator"
 	// markers is how many Nodes are written at once.
 	markers = 8
-	// rewordAfter is how long a message stays before the same state is said in other words.
+	// rewordAfter is how long a message stays before the same state is said in other words; rewordReady that of a node that is
+	// Ready, which makes no progress: a person has just done something, such as to write a config that it rejects.
 	rewordAfter = time.Minute
+	rewordReady = 5 * time.Second
 	// settleFor is how long a change waits for more changes of the same node.
 	settleFor = 200 * time.Millisecond
 	// seenAfter is how long what was written may take to be seen on the Node. If it is not there then, somebody has taken it away.
@@ -143,7 +145,11 @@ func (m *Marker) mark(ctx context.Context, name string) (again time.Duration, er
 		if want.status == is.status && sameConditions(want.conditions, is.conditions) {
 			return 0, m.untaint(ctx, node, want)
 		}
-		if wait := rewordAfter - time.Since(when); wait > 0 {
+		after := rewordAfter
+		if want.untaint {
+			after = rewordReady
+		}
+		if wait := after - time.Since(when); wait > 0 {
 			return wait, m.untaint(ctx, node, want)
 		}
 	}

@@ -182,6 +182,13 @@ func TestANodeIsMarkedOnTransitionsOnly(t *testing.T) {
 		if len(node.Spec.Taints) != 1 || node.Spec.Taints[0].Key != "theirs" || node.Labels[ReadyLabel] != "true" {
 			t.Errorf("%v %v", node.Spec.Taints, node.Labels)
 		}
+		// Of a node that is Ready other words are news.
+		m.conclude(report.True, ReasonReady, "1 of 1 images; a newer config is rejected", ready)
+		time.Sleep(rewordReady)
+		synctest.Wait()
+		if is := condition(m.get("gpu-1"), ConditionReady); !strings.Contains(is.Message, "rejected") {
+			t.Errorf("%+v", is)
+		}
 		// An image that is not wanted any more has no label.
 		m.conclude(report.True, ReasonReady, "no images", nil)
 		if _, has := m.get("gpu-1").Labels[ImageLabels+"a"]; has {

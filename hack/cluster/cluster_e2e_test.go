@@ -114,7 +114,7 @@ func upgraded(s *site) string {
 	s.allBecome("True Ready: 1 of 1 images")
 	files, since, daemons, pods := s.configuration(), s.transitions(), s.daemons(), s.pods()
 	s.helm(append([]string{"upgrade", "hotplate", s.chart, "--wait", "--timeout", "3m", "--set", "agent.podLabels.version=two",
-		"--set", "coordinator.logLevel=debug"}, s.values()...)...)
+		"--set", "agent.maxUnavailable=100%", "--set", "coordinator.logLevel=debug"}, s.values()...)...)
 	s.fresh()
 	s.helm("rollback", "hotplate", "1", "--wait", "--timeout", "3m")
 	s.fresh()

@@ -154,7 +154,11 @@ func plugged(s *site) string {
 	if out, _ := p.exec("kubectl", "__complete", "hotplate", "status", ""); !strings.Contains(out, "node-2\n") {
 		s.Errorf("kubectl completes\n%s", out)
 	}
-	p.mirrorAway()
+	if full() {
+		p.mirrorAway()
+	} else {
+		s.Log("left out, because agents look at mirrors once in a while; set HOTPLATE_FULL=1: doctor finds a mirror that is away")
+	}
 
 	p.says("restarts", 0, "no node has the leave to restart containerd", "no restart has ended")
 	p.says("pause moving racks", 0, "restarts paused: moving racks")
