@@ -9,8 +9,10 @@
 //  3. Hand over the Directive that is the answer.
 //  4. Wait: for the time that the Directive names, or else five seconds while the node is at work and thirty while it is not;
 //     less if something has changed, but at least a second. Where there was no answer: longer and longer, up to thirty
-//     seconds, unless the coordinator is said to be somewhere else. All waits are random by a fifth, so that nodes do not ask in
-//     step.
+//     seconds, unless the coordinator is said to be somewhere else: there every node has to connect anew, and comes within ten
+//     seconds. All waits are random by a fifth, so that nodes do not ask in step.
+//
+// The connection is kept while the node works, and closed by the coordinator when it does not; the next one resumes the TLS session.
 //
 // It logs once that there is no answer, and once that there is again. Nothing is kept here: what a Directive says must
 // survive a restart is for the agent to keep. A crash leaves nothing.
