@@ -60,11 +60,11 @@ unit: ## Unit tests with the race detector
 
 .PHONY: e2e
 e2e: ## Tests on real containerd (1.7 and 2.4) and a real registry; needs root
-	HOTPLATE_LINES=1.7,2.4 $(GO) test -tags e2e -count=1 -p 1 -timeout 30m $(E2E)
+	HOTPLATE_LINES=1.7,2.4 $(GO) test -tags e2e -count=1 -p 2 -timeout 40m $(E2E)
 
 .PHONY: e2e-full
 e2e-full: ## The same on every containerd line from 1.6 to 2.4; keeps the table in docs/
-	HOTPLATE_LINES=all HOTPLATE_FULL=1 HOTPLATE_TABLE=$(CURDIR)/docs/test-table.md $(GO) test -tags e2e -count=1 -p 1 -timeout 150m $(E2E)
+	HOTPLATE_LINES=all HOTPLATE_FULL=1 HOTPLATE_TABLE=$(CURDIR)/docs/test-table.md $(GO) test -tags e2e -count=1 -p 2 -timeout 150m $(E2E)
 
 .PHONY: restart-quick
 restart-quick: ## One row of each group of faults of a restart, on real systemd nodes; needs root

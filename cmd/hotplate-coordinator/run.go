@@ -17,6 +17,7 @@ import (
 	"github.com/hotplate-dev/hotplate/agent/coordinator"
 	"github.com/hotplate-dev/hotplate/agent/kube"
 	"github.com/hotplate-dev/hotplate/cmd/internal/cli"
+	"github.com/hotplate-dev/hotplate/cmd/internal/process"
 )
 
 const (
@@ -69,6 +70,7 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 	kube.RouteLogs(log)
+	process.TightHeap()
 	_, port, err := net.SplitHostPort(o.listen)
 	switch {
 	case err != nil:

@@ -36,7 +36,7 @@ func TestSameAsContainerd(t *testing.T) {
 			}
 			n := 300
 			if os.Getenv("HOTPLATE_FULL") == "1" {
-				n = 3000
+				n = 1000
 			}
 			t.Run("generated", func(t *testing.T) {
 				for i := range n {

@@ -13,6 +13,17 @@ const (
 	beside = 24 << 20
 )
 
+// heapGrowth is by how much more than what is used a tight heap may grow, in percent; 100 is Go's default.
+const heapGrowth = 50
+
+// TightHeap has the garbage collector keep the heap closer to what is used, for half as much again of its work: for a program
+// whose use of memory grows with the cluster, so that no limit can be named. Who has set GOGC knows better.
+func TightHeap() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(heapGrowth)
+	}
+}
+
 // LimitMemory has the garbage collector keep the heap near what is meant to be on it when prefetch may take so many
 // bytes: without a limit the heap grows to twice of what is used. The limit is soft; who has set GOMEMLIMIT knows better.
 func LimitMemory(prefetch int64) {

@@ -129,3 +129,18 @@ func TestLimitMemory(t *testing.T) {
 		t.Errorf("the limit is %d, want %d", got, want)
 	}
 }
+
+func TestTightHeap(t *testing.T) {
+	old := debug.SetGCPercent(100)
+	defer debug.SetGCPercent(old)
+	t.Setenv("GOGC", "70")
+	TightHeap()
+	if got := debug.SetGCPercent(100); got != 100 {
+		t.Errorf("GOGC is set, and it is %d now", got)
+	}
+	t.Setenv("GOGC", "")
+	TightHeap()
+	if got := debug.SetGCPercent(100); got != heapGrowth {
+		t.Errorf("it is %d, want %d", got, heapGrowth)
+	}
+}
