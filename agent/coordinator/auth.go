@@ -15,9 +15,11 @@ const (
 	// tokenTrusted is how long the answer about a good token is believed, tokenRefused that about a bad one.
 	tokenTrusted = 2 * time.Minute
 	tokenRefused = 10 * time.Second
-	// maxTokens bounds how many answers are remembered, maxReviews how many are asked for at once.
+	// maxTokens bounds how many answers are remembered, maxReviews how many are asked for at once, maxQueued how many more wait
+	// for that: some seconds' worth. Whoever comes then is better away than waiting here with a connection.
 	maxTokens  = 20_000
 	maxReviews = 16
+	maxQueued  = 256
 	// reviewWait is how long a review waits for its turn, reviewTimeout bounds the review itself: one that was begun is not given
 	// up because it has waited. Both together are less than an agent waits. Who asks first may go away; others wait for the same
 	// answer.
@@ -51,6 +53,7 @@ type Authenticator struct {
 	// nodeOf tells where a pod of the namespace runs, for tokens that do not.
 	nodeOf func(pod, uid string) (node string, ok bool)
 	slots  chan struct{} // holds a token for each review under way
+	queue  chan struct{} // the same for those and all that wait for one
 	flight singleflight.Group
 
 	mu    sync.Mutex
@@ -67,7 +70,7 @@ type answer struct {
 // NewAuthenticator returns one for agents that run as a service account.
 func NewAuthenticator(reviewer Reviewer, namespace, account string, nodeOf func(pod, uid string) (string, bool)) *Authenticator {
 	return &Authenticator{reviewer: reviewer, namespace: namespace, account: account, nodeOf: nodeOf,
-		slots: make(chan struct{}, maxReviews), known: map[[sha256.Size]byte]answer{}}
+		slots: make(chan struct{}, maxReviews), queue: make(chan struct{}, maxReviews+maxQueued), known: map[[sha256.Size]byte]answer{}}
 }
 
 // Node is the node that a token is from. An ErrRefused is final; any other error says that it could not be asked.
@@ -94,6 +97,12 @@ func (a *Authenticator) remembered(key [sha256.Size]byte) (answer, bool) {
 }
 
 func (a *Authenticator) ask(ctx context.Context, key [sha256.Size]byte, token string) (answer, error) {
+	select {
+	case a.queue <- struct{}{}:
+		defer func() { <-a.queue }()
+	default:
+		return answer{}, fmt.Errorf("ask whose token it is: %d others wait for that", maxReviews+maxQueued)
+	}
 	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), reviewWait)
 	defer cancel()
 	select {

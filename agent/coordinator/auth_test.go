@@ -166,6 +166,37 @@ func TestReviewsThatWaitedAreNotGivenUp(t *testing.T) {
 	})
 }
 
+// TestTooManyAtOnceAreSentAway at once: those that wait take memory.
+func TestTooManyAtOnceAreSentAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const room, more = maxReviews + maxQueued, 50
+		r := &reviewer{tokens: map[string]Identity{}, takes: 100 * time.Millisecond}
+		for i := range room + more {
+			r.tokens[fmt.Sprint(i)] = agentOn("gpu-1")
+		}
+		a := NewAuthenticator(r, "hotplate", "hotplate-agent", nil)
+		var group sync.WaitGroup
+		var good, away atomic.Int32
+		began := time.Now()
+		for token := range r.tokens {
+			group.Go(func() {
+				switch _, err := a.Node(t.Context(), token); {
+				case err == nil:
+					good.Add(1)
+				case !errors.Is(err, ErrRefused) && time.Since(began) == 0:
+					away.Add(1)
+				default:
+					t.Error(err)
+				}
+			})
+		}
+		group.Wait()
+		if good.Load() != room || away.Load() != more {
+			t.Errorf("%d good, %d sent away", good.Load(), away.Load())
+		}
+	})
+}
+
 func TestWhatIsRememberedIsBounded(t *testing.T) {
 	a := NewAuthenticator(&reviewer{}, "hotplate", "hotplate-agent", nil)
 	for i := range maxTokens + 10 {

@@ -39,7 +39,6 @@ const (
 	// The bounds of a connection.
 	headerTimeout = 5 * time.Second
 	bodyTimeout   = 30 * time.Second
-	idleTimeout   = 3 * workInterval // longer than an agent that works waits between two reports
 	maxHeader     = 32 << 10
 	endTimeout    = 5 * time.Second
 	// startTimeout is how long it may take, after the Lease was taken, until the goroutine that leads runs.
@@ -371,8 +370,10 @@ func (s *Server) serveReports(ctx context.Context, l *leader) error {
 	mux := http.NewServeMux()
 	mux.Handle(report.ReportPath, l.handler)
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout, ReadTimeout: bodyTimeout, WriteTimeout: bodyTimeout,
-		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
+		MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: l.keeper.Certificate}}
+	// A connection that waits for the next report takes as much memory as all that is known of its node.
+	srv.SetKeepAlivesEnabled(false)
 	return ServeUntil(ctx, srv, func() error { return srv.ServeTLS(tcp, "", "") })
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"sync"
@@ -24,6 +25,9 @@ const (
 	reportBurst = 5
 	// maxAtOnce bounds how many reports are read at once, and with report.MaxReport what they take of the memory.
 	maxAtOnce = 32
+	// unknownRetry is when a node is to try again whose token nobody can be asked about now, and up to twice as much more, so that
+	// thousands do not come back in step.
+	unknownRetry = 5 * time.Second
 	// maxWait is how long a report waits for one of those places.
 	maxWait = 10 * time.Second
 )
@@ -74,10 +78,6 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		http.Error(w, err.Error(), code)
 	} else {
 		w.Header().Set("Content-Type", "application/json")
-		if d.NextReport >= idleInterval {
-			// A connection that waits takes as much memory as all that is known of its node. The agent resumes its TLS session.
-			w.Header().Set("Connection", "close")
-		}
 		_ = json.NewEncoder(w).Encode(d) // the agent has gone away
 	}
 	h.seen(code, time.Since(began))
@@ -98,7 +98,7 @@ func (h *handler) serve(w http.ResponseWriter, req *http.Request) (report.Direct
 	case errors.Is(err, ErrRefused):
 		return none, fail(http.StatusUnauthorized, err)
 	case err != nil:
-		return none, fail(http.StatusServiceUnavailable, err)
+		return none, &statusError{http.StatusServiceUnavailable, unknownRetry + rand.N(2*unknownRetry), err}
 	}
 	if !h.limit(node).Allow() {
 		return none, &statusError{http.StatusTooManyRequests, time.Second, fmt.Errorf("node %s reports too often", node)}

@@ -62,6 +62,7 @@ func TestReports(t *testing.T) {
 		body                   []byte
 		code                   int
 		says                   string
+		again                  bool // it says when to try again
 	}{
 		"plain":                   {auth: "Bearer gpu-1", body: good, code: 200, says: "gpu-1 h1"},
 		"packed":                  {auth: "Bearer gpu-1", encoding: "gzip", body: packed(good), code: 200, says: "gpu-1 h1"},
@@ -69,7 +70,7 @@ func TestReports(t *testing.T) {
 		"without a token":         {body: good, code: 401, says: "no bearer token"},
 		"a password":              {auth: "Basic gpu-1", body: good, code: 401},
 		"a stranger":              {auth: "Bearer stranger", body: good, code: 401, says: "a stranger"},
-		"nobody can say":          {auth: "Bearer nobody-answers", body: good, code: 503},
+		"nobody can say":          {auth: "Bearer nobody-answers", body: good, code: 503, again: true},
 		"another node":            {auth: "Bearer gpu-2", body: good, code: 403, says: `of node gpu-2, and the report of node "gpu-1"`},
 		"a node nobody knows":     {auth: "Bearer unknown", body: of("unknown"), code: 503, says: "not known"},
 		"not JSON":                {auth: "Bearer gpu-1", body: []byte("{"), code: 400},
@@ -91,6 +92,9 @@ func TestReports(t *testing.T) {
 			newHandler(said).ServeHTTP(w, req)
 			if w.Code != c.code || !strings.Contains(w.Body.String(), c.says) {
 				t.Errorf("%d %s, want %d %s", w.Code, w.Body, c.code, c.says)
+			}
+			if again := w.Header().Get("Retry-After"); (again != "") != c.again {
+				t.Errorf("Retry-After is %q", again)
 			}
 			var d report.Directive
 			if err := json.Unmarshal(w.Body.Bytes(), &d); w.Code == 200 && err != nil {
@@ -127,33 +131,6 @@ func TestANodeThatReportsTooOften(t *testing.T) {
 	h.forget("loud")
 	if w := post("loud"); w.Code != 200 {
 		t.Errorf("a new machine: %d", w.Code)
-	}
-}
-
-// TestOnlyNodesThatWorkKeepTheirConnection: those that wait for half a minute are most, and would take most of the memory.
-func TestOnlyNodesThatWorkKeepTheirConnection(t *testing.T) {
-	h := newHandler(func(_ context.Context, node string, _ report.NodeReport) (report.Directive, error) {
-		if node == "works" {
-			return report.Directive{NextReport: workInterval}, nil
-		}
-		return report.Directive{NextReport: idleInterval}, nil
-	})
-	srv := httptest.NewServer(h)
-	defer srv.Close()
-	for node, closes := range map[string]bool{"works": false, "waits": true} {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL, strings.NewReader(fmt.Sprintf(`{"node":%q}`, node)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Authorization", "Bearer "+node)
-		resp, err := srv.Client().Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.StatusCode != http.StatusOK || resp.Close != closes {
-			t.Errorf("%s: %s, closes: %t", node, resp.Status, resp.Close)
-		}
 	}
 }
 

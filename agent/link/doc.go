@@ -12,7 +12,7 @@
 //     seconds, unless the coordinator is said to be somewhere else: there every node has to connect anew, and comes within ten
 //     seconds. All waits are random by a fifth, so that nodes do not ask in step.
 //
-// The connection is kept while the node works, and closed by the coordinator when it does not; the next one resumes the TLS session.
+// Each report has a connection of its own, which resumes the TLS session.
 //
 // It logs once that there is no answer, and once that there is again. Nothing is kept here: what a Directive says must
 // survive a restart is for the agent to keep. A crash leaves nothing.

@@ -84,7 +84,6 @@ func (l *Link) Wake() {
 
 // Run reports what state returns until ctx ends, and calls took, from its own goroutine, with every answer.
 func (l *Link) Run(ctx context.Context, state func() report.NodeReport, took func(report.Directive)) {
-	defer l.hangUp()
 	for ctx.Err() == nil {
 		began := time.Now()
 		now := state()
@@ -172,13 +171,6 @@ func (l *Link) tell(err error) {
 	l.silent = err != nil
 }
 
-// hangUp ends what connections there are.
-func (l *Link) hangUp() {
-	if l.client != nil {
-		l.client.CloseIdleConnections()
-	}
-}
-
 // connect makes a client for where the coordinator is now.
 func (l *Link) connect() error {
 	url, ca, err := l.cfg.Where()
@@ -192,7 +184,6 @@ func (l *Link) connect() error {
 	if err != nil {
 		return fmt.Errorf("trust the coordinator at %s: %w", url, err)
 	}
-	l.hangUp()
 	l.url, l.ca = url, ca
 	l.client = &http.Client{Transport: transport, Timeout: askTimeout,
 		// The token is for nobody else.

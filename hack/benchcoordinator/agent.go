@@ -27,7 +27,6 @@ const (
 	jitter        = 0.2
 	dialTimeout   = 5 * time.Second
 	askTimeout    = 20 * time.Second
-	keepAlive     = 2 * busyInterval
 )
 
 // tokenTrusted is how long the coordinator believes the API server's word (agent/coordinator/auth.go).
@@ -70,7 +69,6 @@ func newAgent(f *fleet, node, token string) *agent {
 
 // run reports until ctx ends.
 func (a *agent) run(ctx context.Context) {
-	defer a.hangUp()
 	for ctx.Err() == nil {
 		at, began := a.site.look(), time.Now()
 		d, err := a.ask(ctx, at, a.report(at.hash, began))

@@ -105,7 +105,7 @@ func firstWords(text string) string {
 	return string(bytes.Join(words[:min(len(words), 8)], []byte(" ")))
 }
 
-// connect makes a client for where the coordinator is, with a connection of its own.
+// connect makes a client for where the coordinator is.
 func (a *agent) connect(at view) error {
 	if at.trust == nil {
 		return errors.New("there is no coordinator yet")
@@ -113,19 +113,12 @@ func (a *agent) connect(at view) error {
 	if a.client != nil && a.at.url == at.url && a.at.trust == at.trust {
 		return nil
 	}
-	a.hangUp()
 	a.at, a.reviewed = at, time.Time{} // another one has not seen the token
 	trust := at.trust.Clone()
 	trust.ClientSessionCache = tls.NewLRUClientSessionCache(1)
 	a.client = &http.Client{Timeout: askTimeout, Transport: &http.Transport{DialContext: a.dial, TLSClientConfig: trust,
-		TLSHandshakeTimeout: dialTimeout, MaxIdleConns: 1, MaxConnsPerHost: 1, IdleConnTimeout: keepAlive, ResponseHeaderTimeout: askTimeout}}
+		TLSHandshakeTimeout: dialTimeout, ResponseHeaderTimeout: askTimeout, DisableKeepAlives: true}}
 	return nil
-}
-
-func (a *agent) hangUp() {
-	if a.client != nil {
-		a.client.CloseIdleConnections()
-	}
 }
 
 // packers are kept, because one takes most of a megabyte.
