@@ -20,6 +20,14 @@ help: ## List the targets
 build: ## Build the programs into bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
+# Where people run kubectl.
+PLUGINS = linux-amd64 linux-arm64 darwin-amd64 darwin-arm64 windows-amd64
+
+.PHONY: plugin
+plugin: ## Build the kubectl plugin for Linux, macOS and Windows into bin/plugin
+	set -e; for p in $(PLUGINS); do CGO_ENABLED=0 GOOS=$${p%-*} GOARCH=$${p#*-} $(GO) build -trimpath -buildvcs=false \
+		-ldflags '$(LDFLAGS)' -o bin/plugin/kubectl-hotplate-$$p$$([ $${p%-*} != windows ] || echo .exe) ./cmd/kubectl-hotplate; done
+
 .PHONY: demo
 demo: build ## Run the main job on real parts for a person to watch (DEMO_SIZE=1500 MB)
 	$(GO) run ./hack/setup containerd-2.4 registry
@@ -44,10 +52,11 @@ lint: verify ## gofmt, vet, staticcheck, import rules (golangci-lint), generated
 	$$($(GO) run ./hack/setup -path golangci-lint)/golangci-lint run --allow-parallel-runners ./...
 
 .PHONY: verify
-verify: ## Check that generated files are what their generators write
+verify: ## Check that generated files are what their generators write, and that the plugin builds for other systems
 	$(GO) run ./hack/schema -verify
 	$(GO) run ./hack/chart -verify
 	$(GO) mod tidy -diff
+	for os in darwin windows; do GOOS=$$os $(GO) build -o /dev/null ./cmd/kubectl-hotplate || exit 1; done
 
 .PHONY: generate
 generate: ## Write the generated files

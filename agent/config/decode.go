@@ -9,6 +9,9 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+// DocumentKey is the key of the ConfigMap that holds a document.
+const DocumentKey = "config.yaml"
+
 // MaxDocument bounds a document, in bytes. A ConfigMap cannot hold more either.
 const MaxDocument = 1 << 20
 

@@ -16,7 +16,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 
-	"github.com/hotplate-dev/hotplate/agent/kube"
 	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
@@ -173,19 +172,19 @@ func (k *Keeper) given(ctx context.Context) ([]byte, error) {
 
 // announce says where the leader is.
 func (k *Keeper) announce(ctx context.Context, roots []byte) error {
-	want := map[string]string{kube.URLKey: k.cfg.URL, kube.CAKey: string(roots)}
-	is, err := k.cfg.ConfigMaps.Get(ctx, kube.CoordinatorName, metav1.GetOptions{})
+	want := map[string]string{report.URLKey: k.cfg.URL, report.CAKey: string(roots)}
+	is, err := k.cfg.ConfigMaps.Get(ctx, report.CoordinatorName, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		_, err = k.cfg.ConfigMaps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: kube.CoordinatorName}, Data: want},
+		_, err = k.cfg.ConfigMaps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: report.CoordinatorName}, Data: want},
 			metav1.CreateOptions{FieldManager: FieldManager})
-	case err == nil && (is.Data[kube.URLKey] != want[kube.URLKey] || is.Data[kube.CAKey] != want[kube.CAKey]):
+	case err == nil && (is.Data[report.URLKey] != want[report.URLKey] || is.Data[report.CAKey] != want[report.CAKey]):
 		is = is.DeepCopy()
 		is.Data = want
 		_, err = k.cfg.ConfigMaps.Update(ctx, is, metav1.UpdateOptions{FieldManager: FieldManager})
 	}
 	if err != nil {
-		return fmt.Errorf("announce the coordinator in ConfigMap %s: %w", kube.CoordinatorName, err)
+		return fmt.Errorf("announce the coordinator in ConfigMap %s: %w", report.CoordinatorName, err)
 	}
 	return nil
 }

@@ -18,7 +18,6 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
-	"github.com/hotplate-dev/hotplate/agent/kube"
 	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
@@ -34,7 +33,7 @@ func newKeeper(t *testing.T, client *fake.Clientset, secret string) *Keeper {
 
 func announcement(t *testing.T, client *fake.Clientset) map[string]string {
 	t.Helper()
-	is, err := client.CoreV1().ConfigMaps("hotplate").Get(t.Context(), kube.CoordinatorName, metav1.GetOptions{})
+	is, err := client.CoreV1().ConfigMaps("hotplate").Get(t.Context(), report.CoordinatorName, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,8 +57,8 @@ func TestTheLeaderAnnouncesItself(t *testing.T) {
 				t.Fatal(err)
 			}
 			said := announcement(t, client)
-			if err := verify(t, c, []byte(said[caCertKey]), time.Now(), report.CoordinatorName); err != nil || said[kube.URLKey] != "https://192.0.2.1:8443" {
-				t.Errorf("%v, %s", err, said[kube.URLKey])
+			if err := verify(t, c, []byte(said[caCertKey]), time.Now(), report.CoordinatorName); err != nil || said[report.URLKey] != "https://192.0.2.1:8443" {
+				t.Errorf("%v, %s", err, said[report.URLKey])
 			}
 			return c.Certificate[0]
 		}

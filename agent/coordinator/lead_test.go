@@ -29,7 +29,6 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/hotplate-dev/hotplate/agent/config"
-	"github.com/hotplate-dev/hotplate/agent/kube"
 	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
@@ -99,7 +98,7 @@ func urgentReplica(t *testing.T, client, urgent *fake.Clientset, name string) (s
 // postReport posts as an agent does, to whoever is announced.
 func postReport(t *testing.T, client *fake.Clientset, token string, r report.NodeReport) (report.Directive, int) {
 	t.Helper()
-	is, err := client.CoreV1().ConfigMaps("hotplate").Get(t.Context(), kube.CoordinatorName, metav1.GetOptions{})
+	is, err := client.CoreV1().ConfigMaps("hotplate").Get(t.Context(), report.CoordinatorName, metav1.GetOptions{})
 	if err != nil {
 		return report.Directive{}, 0
 	}
@@ -112,7 +111,7 @@ func postReport(t *testing.T, client *fake.Clientset, token string, r report.Nod
 	if err != nil {
 		t.Fatal(err)
 	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, is.Data[kube.URLKey]+report.ReportPath, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, is.Data[report.URLKey]+report.ReportPath, bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}

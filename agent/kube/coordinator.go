@@ -8,15 +8,12 @@ import (
 	"net/url"
 
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
-// CoordinatorName is the ConfigMap in which the leading coordinator says where it is.
-const CoordinatorName = "hotplate-coordinator"
-
-// The keys of that ConfigMap, and what they may hold in bytes.
+// What the keys of the ConfigMap may hold in which the leading coordinator says where it is, in bytes.
 const (
-	URLKey = "url"
-	CAKey  = "ca.crt"
 	maxURL = 1 << 10
 	maxCA  = 64 << 10
 )
@@ -42,7 +39,7 @@ type Finder struct {
 // NewFinder returns a Finder that watches already.
 func NewFinder(client kubernetes.Interface, namespace string, log *slog.Logger) *Finder {
 	f := &Finder{watcher: newWatcher(client, namespace, log), moved: make(chan struct{}, 1)}
-	f.coordinator = f.watch(ref{configMap, CoordinatorName}, f.moved)
+	f.coordinator = f.watch(ref{configMap, report.CoordinatorName}, f.moved)
 	return f
 }
 
@@ -66,15 +63,15 @@ func (f *Finder) Coordinator() (Coordinator, error) {
 }
 
 func parseCoordinator(d data) (Coordinator, error) {
-	if len(d[URLKey]) > maxURL || len(d[CAKey]) > maxCA {
+	if len(d[report.URLKey]) > maxURL || len(d[report.CAKey]) > maxCA {
 		return Coordinator{}, fmt.Errorf("url or ca.crt is longer than %d or %d bytes", maxURL, maxCA)
 	}
-	c := Coordinator{URL: string(d[URLKey]), CA: string(d[CAKey])}
+	c := Coordinator{URL: string(d[report.URLKey]), CA: string(d[report.CAKey])}
 	u, err := url.Parse(c.URL)
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return Coordinator{}, errors.New("url is not https://host:port")
 	}
-	if !x509.NewCertPool().AppendCertsFromPEM(d[CAKey]) {
+	if !x509.NewCertPool().AppendCertsFromPEM(d[report.CAKey]) {
 		return Coordinator{}, errors.New("ca.crt holds no certificate")
 	}
 	return c, nil

@@ -17,9 +17,6 @@ import (
 	"github.com/hotplate-dev/hotplate/agent/config"
 )
 
-// DocumentKey is the key of the ConfigMap that holds the document.
-const DocumentKey = "config.yaml"
-
 const (
 	// patience is how long the API may take to answer before what it said last is used.
 	patience = 5 * time.Second
@@ -173,7 +170,7 @@ func (s *Source) look(ctx context.Context) (_ config.Snapshot, ok bool) {
 		return s.withoutAPI()
 	}
 	d, _, asked := s.document.get()
-	if cfg, err := config.Decode("", d[DocumentKey]); err == nil {
+	if cfg, err := config.Decode("", d[config.DocumentKey]); err == nil {
 		s.follow(refsOf(cfg))
 		if !s.await(ctx) {
 			return s.withoutAPI()
@@ -243,15 +240,15 @@ func (s *Source) held() *answer {
 func (s *Source) read(a *answer) config.Snapshot {
 	snapshot := config.Snapshot{Source: s.String(), Objects: a}
 	d, err := a.ConfigMap(s.cfg.ConfigMap)
-	text, ok := d[DocumentKey]
+	text, ok := d[config.DocumentKey]
 	switch {
 	case errors.Is(err, errAbsent):
 		snapshot.Err = noDocumentError{fmt.Errorf("%w: kubectl --namespace %s create configmap %s --from-file=%s", err, s.cfg.Namespace,
-			s.cfg.ConfigMap, DocumentKey)}
+			s.cfg.ConfigMap, config.DocumentKey)}
 	case err != nil:
 		snapshot.Err = err
 	case !ok:
-		snapshot.Err = fmt.Errorf("%s has no key %s, which is to hold the document; it has %s", s, DocumentKey,
+		snapshot.Err = fmt.Errorf("%s has no key %s, which is to hold the document; it has %s", s, config.DocumentKey,
 			strings.Join(slices.Sorted(maps.Keys(d)), ", "))
 	default:
 		snapshot = config.Read(s.String(), text, a)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/hotplate-dev/hotplate/agent/agenttest"
 	"github.com/hotplate-dev/hotplate/agent/config"
+	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
 // A suite shows what a Source does, with an API in memory and with a real one.
@@ -174,7 +175,7 @@ func (s *suite) putSecret(name string, data map[string]string) {
 
 func (s *suite) document(text string) {
 	s.t.Helper()
-	s.put("hotplate-config", map[string]string{DocumentKey: text})
+	s.put("hotplate-config", map[string]string{config.DocumentKey: text})
 }
 
 func (s *suite) remove(name string) {
@@ -298,7 +299,7 @@ func unrelated(s *suite) {
 	s.document(withImage("a"))
 	source := s.source()
 	s.next(source)
-	s.put("other", map[string]string{DocumentKey: withImage("b")})
+	s.put("other", map[string]string{config.DocumentKey: withImage("b")})
 	s.putSecret("other", map[string]string{"password": "hunter2"})
 	s.document("# Nothing new.\n" + withImage("a"))
 	if got := s.next(source); image(got) != "a" { // the document itself is another text
@@ -427,7 +428,7 @@ func announcement(s *suite) {
 		"a long CA":   {map[string]string{"url": want.URL, "ca.crt": strings.Repeat(ca, 1000)}, "longer than"},
 		"another one": {map[string]string{"url": want.URL, "ca.crt": ca}, ""},
 	} {
-		s.put(CoordinatorName, test.data)
+		s.put(report.CoordinatorName, test.data)
 		var got Coordinator
 		var err error
 		for end := time.Now().Add(s.patience); time.Now().Before(end); {
@@ -447,7 +448,7 @@ func announcement(s *suite) {
 			s.t.Errorf("%s: %v", name, err)
 		}
 	}
-	s.remove(CoordinatorName)
+	s.remove(report.CoordinatorName)
 	for end := time.Now().Add(s.patience); time.Now().Before(end); {
 		if _, err := finder.Coordinator(); errors.Is(err, ErrNoCoordinator) {
 			return

@@ -7,8 +7,11 @@ import "time"
 const (
 	ReportPath = "/v1/report"
 	// CoordinatorName is the name that the coordinator's certificate is for, whatever its address is, and the audience of the
-	// tokens by which agents prove who they are.
+	// tokens by which agents prove who they are. A ConfigMap of that name is where the leading coordinator says where it is, in
+	// URLKey, and what its certificate is verified against, in CAKey.
 	CoordinatorName = "hotplate-coordinator"
+	URLKey          = "url"
+	CAKey           = "ca.crt"
 	// MaxReport and MaxDirective bound what is read of each, in bytes after decompression.
 	MaxReport    = 1 << 20
 	MaxDirective = 1 << 20

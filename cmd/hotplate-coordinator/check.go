@@ -16,6 +16,7 @@ import (
 
 	"github.com/hotplate-dev/hotplate/agent/coordinator"
 	"github.com/hotplate-dev/hotplate/agent/kube"
+	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
 // maxNodes bounds how many Nodes check reads.
@@ -77,8 +78,8 @@ func look(ctx context.Context, client kubernetes.Interface, namespace string, ou
 	if holder == nil || *holder == "" || renewed == nil || time.Since(renewed.Time) > 2*coordinator.LeaseDuration {
 		return errors.New("no coordinator leads: nobody renews its Lease")
 	}
-	is, err := client.CoreV1().ConfigMaps(namespace).Get(ctx, kube.CoordinatorName, metav1.GetOptions{})
-	if err != nil || is.Data[kube.URLKey] == "" {
+	is, err := client.CoreV1().ConfigMaps(namespace).Get(ctx, report.CoordinatorName, metav1.GetOptions{})
+	if err != nil || is.Data[report.URLKey] == "" {
 		return fmt.Errorf("%s leads, but has not said where it is: %w", *holder, errors.Join(err, kube.ErrNoCoordinator))
 	}
 	nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{Limit: maxNodes})
@@ -94,7 +95,7 @@ func look(ctx context.Context, client kubernetes.Interface, namespace string, ou
 	if len(rows) == 0 {
 		return fmt.Errorf("%s leads, but has heard no node yet; look at an agent's log: kubectl logs -l app.kubernetes.io/component=agent", *holder)
 	}
-	fmt.Fprintf(out, "%s leads, at %s\n", *holder, is.Data[kube.URLKey])
+	fmt.Fprintf(out, "%s leads, at %s\n", *holder, is.Data[report.URLKey])
 	text := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	fmt.Fprint(text, "NODE\tREADY\tREASON\tMESSAGE\n", strings.Join(rows, ""))
 	return text.Flush()

@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/hotplate-dev/hotplate/agent/coordinator"
-	"github.com/hotplate-dev/hotplate/agent/kube"
+	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
 // leads answers like a leader: with the next of these, each time it is looked.
@@ -141,8 +141,8 @@ func TestCheck(t *testing.T) {
 			t.Fatal(err)
 		}
 		fails("pod-1 leads, but has not said where it is")
-		if _, err := client.CoreV1().ConfigMaps("hotplate").Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: kube.CoordinatorName},
-			Data: map[string]string{kube.URLKey: "https://192.0.2.1:8443"}}, metav1.CreateOptions{}); err != nil {
+		if _, err := client.CoreV1().ConfigMaps("hotplate").Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: report.CoordinatorName},
+			Data: map[string]string{report.URLKey: "https://192.0.2.1:8443"}}, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		fails("has heard no node yet")

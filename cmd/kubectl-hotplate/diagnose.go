@@ -12,7 +12,7 @@ import (
 
 	"github.com/hotplate-dev/hotplate/agent/config"
 	"github.com/hotplate-dev/hotplate/agent/coordinator"
-	"github.com/hotplate-dev/hotplate/agent/kube"
+	"github.com/hotplate-dev/hotplate/agent/report"
 	"github.com/hotplate-dev/hotplate/hostconfig"
 )
 
@@ -51,13 +51,13 @@ func (e *evidence) leading(all *findings) {
 		all.wrong("", "the coordinator that leads cannot be asked", hint(e.askErr),
 			"let the API server reach port "+statusPort+" of its pod (networkPolicy.statusFrom, firewalls); if it does not run, see its log: "+logs)
 	}
-	if e.leader != "" && e.announcedErr == nil && (e.announced == nil || e.announced.Data[kube.URLKey] == "") {
-		all.wrong("", "the coordinator has not said where it is, so agents cannot find it", "configmap/"+kube.CoordinatorName+" has no "+kube.URLKey, logs)
+	if e.leader != "" && e.announcedErr == nil && (e.announced == nil || e.announced.Data[report.URLKey] == "") {
+		all.wrong("", "the coordinator has not said where it is, so agents cannot find it", "configmap/"+report.CoordinatorName+" has no "+report.URLKey, logs)
 	}
 	if e.announced == nil {
 		return
 	}
-	if until, ok := lastCA(e.announced.Data[kube.CAKey]); ok && !until.After(e.now) {
+	if until, ok := lastCA(e.announced.Data[report.CAKey]); ok && !until.After(e.now) {
 		all.wrong("", "the CA of the coordinator has expired, so no agent trusts it", "on "+until.Format(time.DateOnly),
 			"renew the Secret that coordinator.tlsSecret names; where there is none, "+logs)
 	}
@@ -117,11 +117,11 @@ func (e *evidence) configured(all *findings) {
 			return
 		}
 		all.wrong("", "there is no config, so agents wait", "no configmap/"+configName+" in namespace "+e.namespace,
-			fmt.Sprintf("kubectl -n %s create configmap %s --from-file=%s", e.namespace, configName, kube.DocumentKey))
+			fmt.Sprintf("kubectl -n %s create configmap %s --from-file=%s", e.namespace, configName, config.DocumentKey))
 		return
 	}
-	if _, err := config.Decode(configName, []byte(e.config.Data[kube.DocumentKey])); err != nil {
-		all.wrong("", "the config is not valid, so an older one stays in force", err.Error(), "mend it; hotplate lint "+kube.DocumentKey+" shows the same")
+	if _, err := config.Decode(configName, []byte(e.config.Data[config.DocumentKey])); err != nil {
+		all.wrong("", "the config is not valid, so an older one stays in force", err.Error(), "mend it; hotplate lint "+config.DocumentKey+" shows the same")
 	}
 }
 

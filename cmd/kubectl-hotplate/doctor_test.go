@@ -18,8 +18,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/hotplate-dev/hotplate/agent/config"
 	"github.com/hotplate-dev/hotplate/agent/coordinator"
-	"github.com/hotplate-dev/hotplate/agent/kube"
 	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
@@ -73,8 +73,8 @@ func wellClinic() *clinic {
 		return n
 	}
 	return &clinic{node1: well("gpu-1"), node2: well("cpu-1"), agent1: pod("agent-1", agentComponent, "gpu-1"), leader: pod("leader", coordComponent, "cpu-1"), lease: "leader",
-		config:    configMap(configName, nil, nil, map[string]string{kube.DocumentKey: goodConfig}),
-		announced: configMap(kube.CoordinatorName, nil, nil, map[string]string{kube.URLKey: "https://192.0.2.1:8443"}),
+		config:    configMap(configName, nil, nil, map[string]string{config.DocumentKey: goodConfig}),
+		announced: configMap(report.CoordinatorName, nil, nil, map[string]string{report.URLKey: "https://192.0.2.1:8443"}),
 		rollout:   configMap(coordinator.RolloutName, nil, nil, nil),
 		request:   preheatRequest("preheat-x", `{"ref":"`+whisper+`","nodes":["gpu-1"]}`),
 		status:    gpu1()}
@@ -125,7 +125,7 @@ func TestDoctor(t *testing.T) {
 		{"no leader", func(c *clinic) { c.lease = "" }, "WRONG  no coordinator leads, so nothing is decided", "no coordinator leads now"},
 		{"a leader that nobody reaches", func(c *clinic) { c.deaf = errors.New("connection refused") }, "WRONG  the coordinator that leads cannot be asked", "connection refused"},
 		{"a leader that has not said where it is", func(c *clinic) { c.announced.Data = nil }, "WRONG  the coordinator has not said where it is", ""},
-		{"the coordinator's CA has expired", func(c *clinic) { c.announced.Data[kube.CAKey] = caUntil(t, noon.Add(-time.Hour)) }, "WRONG  the CA of the coordinator has expired", "2026-06-01"},
+		{"the coordinator's CA has expired", func(c *clinic) { c.announced.Data[report.CAKey] = caUntil(t, noon.Add(-time.Hour)) }, "WRONG  the CA of the coordinator has expired", "2026-06-01"},
 		{"no pod of a coordinator", func(c *clinic) { c.leader.Labels = nil }, "WRONG  there is no pod of a coordinator", ""},
 		{"a coordinator that crashes", func(c *clinic) {
 			c.leader.Status.ContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
@@ -160,7 +160,7 @@ func TestDoctor(t *testing.T) {
 			c.report = live(report.False, report.RestartRefused) // which may not be true any more
 		}, "WRONG  agents are silent (gpu-1)", "no report since noon\n       do: kubectl -n hotplate logs agent-1"},
 		{"no config", func(c *clinic) { c.config.Name = "other" }, "WRONG  there is no config, so agents wait", "configmap/hotplate-config"},
-		{"a wrong config", func(c *clinic) { c.config.Data[kube.DocumentKey] = "apiVersion: 1" }, "WRONG  the config is not valid", "apiVersion"},
+		{"a wrong config", func(c *clinic) { c.config.Data[config.DocumentKey] = "apiVersion: 1" }, "WRONG  the config is not valid", "apiVersion"},
 		{"a config that a node rejects", func(c *clinic) {
 			c.report = func(r *report.NodeReport) { r.Config.Rejected = []string{"secret x is missing"} }
 		},

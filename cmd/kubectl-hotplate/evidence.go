@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/hotplate-dev/hotplate/agent/coordinator"
-	"github.com/hotplate-dev/hotplate/agent/kube"
 	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
@@ -83,7 +82,7 @@ func (c cluster) examine(ctx context.Context) *evidence {
 	}
 	e.config, e.configErr = c.configMap(ctx, configName)
 	see(e.configErr)
-	e.announced, e.announcedErr = c.configMap(ctx, kube.CoordinatorName)
+	e.announced, e.announcedErr = c.configMap(ctx, report.CoordinatorName)
 	see(e.announcedErr)
 	e.rollout, e.restarts, err = c.rollout(ctx)
 	see(err)

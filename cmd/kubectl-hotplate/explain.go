@@ -19,7 +19,6 @@ import (
 
 	"github.com/hotplate-dev/hotplate/agent/config"
 	"github.com/hotplate-dev/hotplate/agent/coordinator"
-	"github.com/hotplate-dev/hotplate/agent/kube"
 	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
@@ -100,7 +99,7 @@ func (c cluster) config(ctx context.Context) (*config.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read configmap/%s: %w", configName, err)
 	}
-	return config.Decode("configmap/"+configName, []byte(is.Data[kube.DocumentKey]))
+	return config.Decode("configmap/"+configName, []byte(is.Data[config.DocumentKey]))
 }
 
 // explanation is a verdict, and what it follows from: pairs of a word and what is to be said of it.

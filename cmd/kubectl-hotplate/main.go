@@ -15,8 +15,6 @@ import (
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/kubernetes"
-
-	"github.com/hotplate-dev/hotplate/agent/kube"
 )
 
 const (
@@ -114,7 +112,12 @@ func (p *plugin) dial() (kubernetes.Interface, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the cluster (say which with --kubeconfig or --context): %w", err)
 	}
-	return kube.Connect(cfg, "kubectl-hotplate/"+version, clientQPS, clientBurst)
+	cfg.UserAgent, cfg.QPS, cfg.Burst = "kubectl-hotplate/"+version, clientQPS, clientBurst
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connect with the Kubernetes API: %w", err)
+	}
+	return client, nil
 }
 
 // cluster is what the user sees of the cluster.
