@@ -161,14 +161,15 @@ func (m *Marker) mark(ctx context.Context, name string) (again time.Duration, er
 	return 0, m.untaint(ctx, now, want)
 }
 
-// seen is what the Node says, or will say when what was written is seen.
+// seen is what the Node says, or will say when what was written is seen, and when that was written.
 func (m *Marker) seen(node *corev1.Node) (marks, time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	last, ok := m.last[node.Name]
 	switch {
 	case !ok || last.uid != node.UID:
-		return ours(node), time.Time{}
+		is := ours(node)
+		return is, is.written()
 	case time.Since(last.when) < seenAfter:
 		return last.is, last.when
 	}

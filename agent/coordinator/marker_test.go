@@ -223,6 +223,23 @@ func TestANewLeaderWritesNothing(t *testing.T) {
 	})
 }
 
+// TestANewLeaderIsNoReasonForOtherWords: thousands of nodes that make progress would all be written when it begins.
+func TestANewLeaderIsNoReasonForOtherWords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startMarking(t, joining())
+		m.conclude(report.False, ReasonPreparing, "more than 25 %", nil)
+		next := startMarking(t, m.get("gpu-1"))
+		if n := next.conclude(report.False, ReasonPreparing, "more than 50 %", nil); n != 0 {
+			t.Errorf("%d writes", n)
+		}
+		time.Sleep(rewordAfter)
+		synctest.Wait()
+		if is := condition(next.get("gpu-1"), ConditionReady); is.Message != "more than 50 %" {
+			t.Errorf("%+v", is)
+		}
+	})
+}
+
 // TestTheCacheIsBehind: what was just written is not written again because it is not seen yet; what somebody takes away comes
 // back.
 func TestTheCacheIsBehind(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -101,6 +102,16 @@ func ours(node *corev1.Node) marks {
 		}
 	}
 	return m
+}
+
+// written is when the conditions were written, by whoever led then; zero if there are none.
+func (m marks) written() (last time.Time) {
+	for _, c := range m.conditions {
+		if c.LastHeartbeatTime.After(last) {
+			last = c.LastHeartbeatTime.Time
+		}
+	}
+	return last
 }
 
 // isOurs tells whether a label is one that we write.
