@@ -20,6 +20,8 @@ const (
 	idleInterval = 30 * time.Second
 	// maxThrottled bounds how many registry hosts are remembered that want to be left alone.
 	maxThrottled = 100
+	// outageFor is how long it is believed which nodes do not work.
+	outageFor = time.Second
 	// maxThrottle bounds for how long.
 	maxThrottle = time.Hour
 )
@@ -76,6 +78,7 @@ type Coordinator struct {
 	rollout Rollout
 	paused  string // why a person or the config lets nobody restart
 	holders atomic.Pointer[map[string]Holder]
+	outage  atomic.Pointer[outage]
 }
 
 // New returns a Coordinator that has heard nothing yet.

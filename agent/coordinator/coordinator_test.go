@@ -278,6 +278,7 @@ func TestRestartsOneByOne(t *testing.T) {
 		c := newCluster(t)
 		ask := func(node string, want bool, why string, r report.NodeReport) {
 			t.Helper()
+			time.Sleep(outageFor)
 			if d := c.report(node, r); d.Restart.Granted != want || !strings.Contains(d.Restart.Reason, why) || d.NextReport != workInterval && r.Restart.Slot != "" {
 				t.Errorf("%s: %+v", node, d)
 			}

@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -25,11 +26,11 @@ type Fleet struct {
 	since time.Time
 
 	mu    sync.Mutex
-	heard map[string]Heard // guarded by mu
+	heard map[string]*Heard // guarded by mu; a Heard is never changed
 }
 
 // NewFleet is a Fleet that listens from now on.
-func NewFleet(now time.Time) *Fleet { return &Fleet{since: now, heard: map[string]Heard{}} }
+func NewFleet(now time.Time) *Fleet { return &Fleet{since: now, heard: map[string]*Heard{}} }
 
 // Hear takes what a node reports, in the place of what it said before. Layers are left out: nobody asks for them, and they are
 // most of it.
@@ -42,15 +43,17 @@ func (f *Fleet) Hear(node string, r report.NodeReport, now time.Time) {
 	r.Node, r.Images = node, images
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.heard[node] = Heard{Report: r, At: now}
+	f.heard[node] = &Heard{Report: r, At: now}
 }
 
 // Of is what the node said last.
 func (f *Fleet) Of(node string) (Heard, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	h, ok := f.heard[node]
-	return h, ok
+	if h := f.heard[node]; h != nil {
+		return *h, true
+	}
+	return Heard{}, false
 }
 
 // Forget drops a node that is gone.
@@ -60,15 +63,23 @@ func (f *Fleet) Forget(node string) {
 	delete(f.heard, node)
 }
 
-// All is what every node said last. The map is the caller's.
-func (f *Fleet) All() map[string]Heard {
+// All is what every node said last. The map is the caller's, what is in it is not to be changed.
+func (f *Fleet) All() map[string]*Heard {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	out := make(map[string]Heard, len(f.heard))
+	return maps.Clone(f.heard)
+}
+
+// Any tells whether something is true of any node. It is for what every report asks: All would copy the fleet each time.
+func (f *Fleet) Any(is func(node string, h *Heard) bool) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for node, h := range f.heard {
-		out[node] = h
+		if is(node, h) {
+			return true
+		}
 	}
-	return out
+	return false
 }
 
 // Complete tells whether every agent has had the time to report since this Fleet began.

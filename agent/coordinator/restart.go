@@ -19,7 +19,7 @@ func (c *Coordinator) restart(ctx context.Context, node Node, r report.NodeRepor
 	if who.slot == report.SlotWanted {
 		who.busy = c.cfg.Nodes.Busy(node.Name)
 	}
-	around := world{now: now, most: intent.Cluster.MaxUnavailable, away: c.away(), waiting: c.waiting(node.Name), controlPlanes: map[string]bool{}}
+	around := world{now: now, most: intent.Cluster.MaxUnavailable, away: c.away(now), waiting: c.waiting(node.Name), controlPlanes: map[string]bool{}}
 	c.rolling.Lock()
 	defer c.rolling.Unlock()
 	around.stopped = c.stopped(intent, now)
@@ -84,28 +84,37 @@ func (r Rollout) clone() Rollout {
 	return r
 }
 
-// away are the nodes that do not work now: the kubelet does not say that they are Ready, or their containerd does not answer.
-func (c *Coordinator) away() []string {
+// outage is which nodes did not work at a time.
+type outage struct {
+	at   time.Time
+	away []string
+}
+
+// away are the nodes that do not work now: the kubelet does not say that they are Ready, or their containerd does not answer. It
+// looks at all of them, so that thousands that wait for the leave share an answer.
+func (c *Coordinator) away(now time.Time) []string {
+	if is := c.outage.Load(); is != nil && now.Sub(is.at) < outageFor {
+		return is.away
+	}
 	away := c.cfg.Nodes.Down()
 	for name, h := range c.fleet.All() {
 		if is := h.Report.Condition(report.ContainerdHealthy); is.Status == report.False {
 			away = append(away, name)
 		}
 	}
+	c.outage.Store(&outage{at: now, away: away})
 	return away
 }
 
 // waiting tells whether a node other than this one that is no control plane waits for the leave.
 func (c *Coordinator) waiting(but string) bool {
-	for name, h := range c.fleet.All() {
+	return c.fleet.Any(func(name string, h *Heard) bool {
 		if name == but || h.Report.Restart.Slot != report.SlotWanted {
-			continue
+			return false
 		}
-		if n, ok := c.cfg.Nodes.Node(name); ok && !n.ControlPlane {
-			return true
-		}
-	}
-	return false
+		n, ok := c.cfg.Nodes.Node(name)
+		return ok && !n.ControlPlane
+	})
 }
 
 // SetPaused says why a person lets nobody restart; empty if they may. said is when a person last let a rollout go on that had
