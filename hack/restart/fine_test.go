@@ -3,6 +3,7 @@
 package restart_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -54,13 +55,20 @@ func TestNoConfig(t *testing.T) {
 
 // TestList is about containerd 2.1 and later, which read no directory of a list.
 func TestList(t *testing.T) {
-	t.Parallel()
-	text, err := rig.BaseConfig("2.4", 3, "/etc/containerd/certs.d:/etc/docker/certs.d")
-	if err != nil {
-		t.Fatal(err)
+	for _, line := range rigtest.Lines(t) {
+		if !slices.Contains([]string{"2.1", "2.2", "2.3", "2.4"}, line) {
+			continue
+		}
+		t.Run(line, func(t *testing.T) {
+			t.Parallel()
+			text, err := rig.BaseConfig(line, 3, "/etc/containerd/certs.d:/etc/docker/certs.d")
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := newSite(t, rig.NodeConfig{Line: line, ConfigTOML: text})
+			s.check(fine, "config_path is a list", s.restart(), restart.Restarted, "")
+		})
 	}
-	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: text})
-	s.check(fine, "config_path is a list", s.restart(), restart.Restarted, "")
 }
 
 func TestDropInOverrides(t *testing.T) {
