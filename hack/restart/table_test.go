@@ -44,7 +44,9 @@ func (t *table) write(file string) error {
 	if len(t.rows) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(t.rows, func(a, b row) int { return cmp.Or(cmp.Compare(a.group, b.group), cmp.Compare(a.fault, b.fault), cmp.Compare(a.line, b.line)) })
+	slices.SortStableFunc(t.rows, func(a, b row) int {
+		return cmp.Or(cmp.Compare(a.group, b.group), cmp.Compare(a.fault, b.fault), cmp.Compare(a.line, b.line))
+	})
 	var b strings.Builder
 	fmt.Fprintf(&b, "# What becomes of each fault of a restart\n\nWritten by `make test-restart`; do not edit. %s on %s/%s, %d CPUs, Linux %s.\n\n",
 		runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), kernel())
