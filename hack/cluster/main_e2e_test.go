@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -44,12 +46,49 @@ type site struct {
 	chart  string
 	// image has the programs, as repository and digest.
 	repository, digest string
-	rows               *[]string
+}
+
+// table is what all rows of a run showed.
+type table struct {
+	mu   sync.Mutex
+	rows []string // guarded by mu
+}
+
+// shown is filled by all tests, one after the other, and written when they have ended.
+var shown table
+
+func (tb *table) add(what, happened string) {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	tb.rows = append(tb.rows, fmt.Sprintf("| %s | %s |\n", what, happened))
+}
+
+// write prints the table, and keeps it beside the file that HOTPLATE_TABLE names.
+func (tb *table) write() error {
+	text := "| what was done | what happened |\n|---|---|\n" + strings.Join(tb.rows, "")
+	fmt.Print(text)
+	beside := os.Getenv("HOTPLATE_TABLE")
+	if beside == "" || len(tb.rows) == 0 {
+		return nil
+	}
+	about := fmt.Sprintf("# What was shown in a cluster\n\nWritten by `make e2e-full`; do not edit. %s on %s/%s, %d CPUs. The cluster has a real control plane and three\n"+
+		"nodes with systemd, containerd and a kubelet; hotplate is installed with helm. [cluster.md](cluster.md) says how it works.\n\n",
+		runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
+	return os.WriteFile(filepath.Join(filepath.Dir(beside), "cluster-table.md"), []byte(about+text), 0o644)
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if err := shown.write(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
 }
 
 // newSite starts a cluster whose registry has hotplate's image.
 func newSite(t *testing.T, nodes ...rig.ClusterNodeConfig) *site {
-	s := &site{T: t, c: rigtest.Cluster(t, rig.ClusterConfig{Nodes: nodes}), rows: new([]string)}
+	s := &site{T: t, c: rigtest.Cluster(t, rig.ClusterConfig{Nodes: nodes})}
 	var err error
 	if s.chart, err = filepath.Abs(filepath.Join(root, "manifests/chart")); err != nil {
 		t.Fatal(err)
@@ -64,7 +103,6 @@ func newSite(t *testing.T, nodes ...rig.ClusterNodeConfig) *site {
 		if t.Failed() {
 			s.describe()
 		}
-		t.Logf("\n| what was done | what happened |\n|---|---|\n%s", strings.Join(*s.rows, ""))
 	})
 	return s
 }
@@ -134,7 +172,7 @@ func (s *site) row(what string, f func(s *site) (happened string)) bool {
 		if t.Failed() {
 			happened = "FAILED"
 		}
-		*s.rows = append(*s.rows, fmt.Sprintf("| %s | %s |\n", what, happened))
+		shown.add(what, happened)
 		t.Logf("%s (%s)", happened, time.Since(start).Round(time.Second))
 	})
 }
