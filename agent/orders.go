@@ -33,8 +33,8 @@ type Coordinator interface {
 var ErrRelease = errors.New("the coordinator releases this node")
 
 // firstAnswer is how long an agent that has heard nothing before waits for the coordinator before it changes anything: the
-// node may have been released.
-const firstAnswer = 5 * time.Second
+// node may have been released. A coordinator that has much to do may ask it to come back within fifteen seconds.
+const firstAnswer = 20 * time.Second
 
 // What is said while the coordinator has not said it.
 const (

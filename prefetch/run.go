@@ -71,6 +71,9 @@ func (r *run) ensure(ctx context.Context) (Result, error) {
 		return r.result(names, st), err
 	}
 	if r.want.pin && st.PinSupported && !st.Pinned {
+		if err := r.weigh(ctx, st); err != nil {
+			return r.result(names, st), err
+		}
 		if st, err = r.await(ctx, names, target.Digest, true); err != nil {
 			return r.result(names, st), err
 		}
@@ -78,18 +81,16 @@ func (r *run) ensure(ctx context.Context) (Result, error) {
 	return r.result(names, st), nil
 }
 
-// pin pins the image, which is there, unless it was there before and takes more than may be pinned.
-func (r *run) pin(ctx context.Context, st State) (err error) {
-	if r.plan.layers == nil {
-		r.taken, err = steadily(ctx, r, func() (int64, error) { return r.p.cfg.Store.Size(ctx, st) })
-		if err == nil {
-			err = r.mayPin(ctx, st.id())
-		}
-		if err != nil {
-			return err
-		}
+// weigh looks whether the image, which is there, may be pinned: one that was there before takes room that nobody has looked at.
+func (r *run) weigh(ctx context.Context, st State) (err error) {
+	if r.plan.layers != nil {
+		return nil
 	}
-	return r.steady(ctx, func() error { return r.p.cfg.Store.Pin(ctx, st.id(), r.size()) })
+	r.taken, err = steadily(ctx, r, func() (int64, error) { return r.p.cfg.Store.Size(ctx, st) })
+	if err != nil {
+		return err
+	}
+	return r.mayPin(ctx, st.id())
 }
 
 // target finds what the reference means and the names to point at it. A digest of which everything is there already
@@ -290,7 +291,7 @@ func (r *run) unpack(ctx context.Context, pl plan) error {
 	})
 }
 
-// await waits until CRI shows the image under all names, and with pinned, until it says that it is pinned: whoever takes the pin
+// await waits until CRI shows the image under all names, and with pinned, pins it and waits until CRI says so: whoever takes the pin
 // off meanwhile does not have us wait for what never comes.
 func (r *run) await(ctx context.Context, names []string, target digest.Digest, pinned bool) (State, error) {
 	deadline := time.Now().Add(visibleWithin)
@@ -306,8 +307,8 @@ func (r *run) await(ctx context.Context, names []string, target digest.Digest, p
 		if time.Now().After(deadline) {
 			return st, fmt.Errorf("%s after %s: look at containerd's log for errors of its CRI plugin", lacks, visibleWithin)
 		}
-		if pinned && !st.Pinned {
-			if err := r.pin(ctx, st); err != nil {
+		if pinned && !st.Pinned && complete(st, names) {
+			if err := r.steady(ctx, func() error { return r.p.cfg.Store.Pin(ctx, st.id(), r.size()) }); err != nil {
 				return st, err
 			}
 		}

@@ -18,6 +18,8 @@ const (
 	// workInterval and idleInterval are when a node is to report again, while it works and while it does not.
 	workInterval = 5 * time.Second
 	idleInterval = 30 * time.Second
+	// mostWait is the same, while it waits for others.
+	mostWait = 15 * time.Second
 	// maxThrottled bounds how many registry hosts are remembered that want to be left alone.
 	maxThrottled = 100
 	// outageFor is how long it is believed which nodes do not work.
@@ -173,17 +175,29 @@ func (c *Coordinator) Answer(ctx context.Context, name string, r report.NodeRepo
 	c.throttle(r.Throttled, now)
 	d := report.Directive{ConfigHash: intent.Hash, Images: wanted.Images, Pull: c.pullers.ask(name, does, now),
 		Throttled: c.throttles(now), NextReport: idleInterval}
+	queued := len(c.pullers.waiting)
 	open := slices.ContainsFunc(d.Images, func(w report.WantedImage) bool { return w.Digest == "" && c.unknown[spelled(w.Ref)] == "" })
 	c.mu.Unlock()
 	if open {
 		c.cfg.NewTag()
 	}
-	if does.needs || r.Restart.Slot != report.SlotNone {
-		d.NextReport = workInterval
-	}
 	d.Restart = c.restart(ctx, node, r, intent, now)
+	switch {
+	case does.needs && d.Pull.Granted, r.Restart.Slot != report.SlotNone && (r.Restart.Slot != report.SlotWanted || d.Restart.Granted):
+		d.NextReport = workInterval
+	case does.needs:
+		d.NextReport = waitInterval(queued)
+	case r.Restart.Slot != report.SlotNone:
+		d.NextReport = waitInterval(c.outages(now).wanting)
+	}
 	c.cfg.Changed(name)
 	return d, nil
+}
+
+// waitInterval is when a node that only waits, as so many do, is to report again: thousands that wait for hours would connect a
+// thousand times a second.
+func waitInterval(waiting int) time.Duration {
+	return min(workInterval+time.Duration(waiting)*time.Second/500, mostWait)
 }
 
 // work is what a node does about what it should hold.

@@ -169,7 +169,7 @@ func (m *Marker) seen(node *corev1.Node) (marks, time.Time) {
 	switch {
 	case !ok || last.uid != node.UID:
 		is := ours(node)
-		return is, is.written()
+		return is, is.written(time.Now())
 	case time.Since(last.when) < seenAfter:
 		return last.is, last.when
 	}

@@ -104,10 +104,11 @@ func ours(node *corev1.Node) marks {
 	return m
 }
 
-// written is when the conditions were written, by whoever led then; zero if there are none.
-func (m marks) written() (last time.Time) {
+// written is when the conditions were written, by whoever led then; zero if there are none. The clock was another machine's: what
+// would be in the future counts for nothing.
+func (m marks) written(now time.Time) (last time.Time) {
 	for _, c := range m.conditions {
-		if c.LastHeartbeatTime.After(last) {
+		if c.LastHeartbeatTime.After(last) && !c.LastHeartbeatTime.After(now) {
 			last = c.LastHeartbeatTime.Time
 		}
 	}

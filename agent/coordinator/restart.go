@@ -19,7 +19,7 @@ func (c *Coordinator) restart(ctx context.Context, node Node, r report.NodeRepor
 	if who.slot == report.SlotWanted {
 		who.busy = c.cfg.Nodes.Busy(node.Name)
 	}
-	around := world{now: now, most: intent.Cluster.MaxUnavailable, away: c.away(now), waiting: c.waiting(node.Name), controlPlanes: map[string]bool{}}
+	around := world{now: now, most: intent.Cluster.MaxUnavailable, away: c.outages(now).away, waiting: c.waiting(node.Name), controlPlanes: map[string]bool{}}
 	c.rolling.Lock()
 	defer c.rolling.Unlock()
 	around.stopped = c.stopped(intent, now)
@@ -30,6 +30,11 @@ func (c *Coordinator) restart(ctx context.Context, node Node, r report.NodeRepor
 	}
 	next := c.rollout.clone()
 	leave, changed := next.ask(who, around)
+	if changed && leave.Granted { // which is rare, so that it need not go by what was true a moment ago
+		around.away = c.look(now).away
+		next = c.rollout.clone()
+		leave, changed = next.ask(who, around)
+	}
 	if !changed {
 		return leave
 	}
@@ -84,26 +89,34 @@ func (r Rollout) clone() Rollout {
 	return r
 }
 
-// outage is which nodes did not work at a time.
+// outage is what a look at all nodes says of restarts.
 type outage struct {
-	at   time.Time
-	away []string
+	at      time.Time
+	away    []string // the kubelet does not say that they are Ready, or their containerd does not answer
+	wanting int      // how many want the leave to restart
 }
 
-// away are the nodes that do not work now: the kubelet does not say that they are Ready, or their containerd does not answer. It
-// looks at all of them, so that thousands that wait for the leave share an answer.
-func (c *Coordinator) away(now time.Time) []string {
+// outages are those of a moment ago: thousands that wait for the leave share an answer.
+func (c *Coordinator) outages(now time.Time) *outage {
 	if is := c.outage.Load(); is != nil && now.Sub(is.at) < outageFor {
-		return is.away
+		return is
 	}
-	away := c.cfg.Nodes.Down()
+	return c.look(now)
+}
+
+// look finds out which nodes do not work, and how many wait.
+func (c *Coordinator) look(now time.Time) *outage {
+	is := &outage{at: now, away: c.cfg.Nodes.Down()}
 	for name, h := range c.fleet.All() {
-		if is := h.Report.Condition(report.ContainerdHealthy); is.Status == report.False {
-			away = append(away, name)
+		if healthy := h.Report.Condition(report.ContainerdHealthy); healthy.Status == report.False {
+			is.away = append(is.away, name)
+		}
+		if h.Report.Restart.Slot == report.SlotWanted {
+			is.wanting++
 		}
 	}
-	c.outage.Store(&outage{at: now, away: away})
-	return away
+	c.outage.Store(is)
+	return is
 }
 
 // waiting tells whether a node other than this one that is no control plane waits for the leave.

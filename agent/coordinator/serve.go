@@ -25,9 +25,11 @@ const (
 	reportBurst = 5
 	// maxAtOnce bounds how many reports are read at once, and with report.MaxReport what they take of the memory.
 	maxAtOnce = 32
-	// unknownRetry is when a node is to try again whose token nobody can be asked about now, and up to twice as much more, so that
+	// unknownRetry is when a node may try again whose token nobody can be asked about now, and up to twice as much more, so that
 	// thousands do not come back in step.
 	unknownRetry = 5 * time.Second
+	// maxDrain is how much is read of a report that is refused, in bytes.
+	maxDrain = 64 << 10
 	// maxWait is how long a report waits for one of those places.
 	maxWait = 10 * time.Second
 )
@@ -74,6 +76,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 				w.Header().Set("Retry-After", fmt.Sprint(int(is.retry.Seconds())))
 			}
 		}
+		// The connection is closed: what is not read of the body would take the answer along.
+		_, _ = io.CopyN(io.Discard, req.Body, maxDrain)
 		h.log.Debug("report refused", "from", req.RemoteAddr, "code", code, "err", err)
 		http.Error(w, err.Error(), code)
 	} else {

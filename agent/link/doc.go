@@ -10,7 +10,7 @@
 //  4. Wait: for the time that the Directive names, or else five seconds while the node is at work and thirty while it is not;
 //     less if something has changed, but at least a second. Where there was no answer: longer and longer, up to thirty
 //     seconds, unless the coordinator is said to be somewhere else: there every node has to connect anew, and comes within ten
-//     seconds. All waits are random by a fifth, so that nodes do not ask in step.
+//     seconds. Waits are random by a fifth at least, so that nodes do not ask in step.
 //
 // Each report has a connection of its own, which resumes the TLS session.
 //

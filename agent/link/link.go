@@ -62,6 +62,7 @@ type Link struct {
 	silent bool // that there is no answer is in the log
 	retry  *backoff.ExponentialBackOff
 	apart  time.Time // since when the coordinator goes by another config; zero while it does not
+	since  time.Time // when Run began
 }
 
 // New checks cfg.
@@ -84,6 +85,7 @@ func (l *Link) Wake() {
 
 // Run reports what state returns until ctx ends, and calls took, from its own goroutine, with every answer.
 func (l *Link) Run(ctx context.Context, state func() report.NodeReport, took func(report.Directive)) {
+	l.since = time.Now()
 	for ctx.Err() == nil {
 		began := time.Now()
 		now := state()
@@ -139,23 +141,41 @@ func busy(r report.NodeReport) bool {
 func (l *Link) pause(ctx context.Context, began time.Time, wait time.Duration, woken <-chan struct{}) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return
-	case <-timer.C:
-		return
-	case <-woken:
-		wait = rand.N(spread)
-	case <-l.cfg.Moved:
-		l.retry.Reset()
-		wait = rand.N(movedSpread)
+	for waits := true; waits; {
+		waits = false
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+			return
+		case <-woken:
+			wait = rand.N(spread)
+		case <-l.cfg.Moved:
+			if wait = l.moved(); wait == 0 {
+				waits = true
+			}
+		}
 	}
-	soon := time.NewTimer(max(time.Until(began.Add(leastInterval))+wait, 0))
+	soon := time.NewTimer(max(time.Until(began.Add(leastInterval)), 0) + wait)
 	defer soon.Stop()
 	select {
 	case <-ctx.Done():
 	case <-soon.C:
 	}
+}
+
+// moved is how long to wait before the coordinator is asked that is said to be somewhere else; 0 if that is only said again. A node
+// that has just started, and hears for the first time where it is, does so at a moment of its own.
+func (l *Link) moved() time.Duration {
+	url, ca, err := l.cfg.Where()
+	if err == nil && l.client != nil && url == l.url && ca == l.ca && !l.silent {
+		return 0
+	}
+	l.retry.Reset()
+	if l.client == nil && time.Since(l.since) < busyInterval {
+		return rand.N(spread)
+	}
+	return rand.N(movedSpread)
 }
 
 // tell logs when the answers stop and when they come again.

@@ -316,6 +316,35 @@ func TestASessionIsResumedOnTheNextConnection(t *testing.T) {
 	})
 }
 
+// TestWhereTheCoordinatorIs: nodes come to a new place over a while, not all at once; what is only said again is no news.
+func TestWhereTheCoordinatorIs(t *testing.T) {
+	var latest time.Duration
+	for range 20 {
+		run(t, func(n *node, c *coordinator) {
+			c.says(report.Directive{}) // by the node's own config: it asks every half minute
+			wait(10 * time.Second)
+			c.took()
+			n.moved <- struct{}{}
+			wait(leastInterval + spread)
+			if got := c.took(); len(got) != 0 {
+				t.Errorf("it was asked %d times because it is where it was", len(got))
+			}
+			n.set(func(n *node) { n.url = "https://192.0.2.8:8443" })
+			moved := time.Now()
+			n.moved <- struct{}{}
+			wait(leastInterval + movedSpread)
+			got := c.took()
+			if len(got) == 0 {
+				t.Fatal("nobody asks where it is now")
+			}
+			latest = max(latest, got[0].at.Sub(moved))
+		})
+	}
+	if latest < movedSpread/4 {
+		t.Errorf("twenty nodes came within %s", latest)
+	}
+}
+
 func TestAChangeIsReportedAtOnceButNotMoreThanOnceASecond(t *testing.T) {
 	run(t, func(n *node, c *coordinator) {
 		wait(10 * time.Second)

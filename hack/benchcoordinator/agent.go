@@ -166,7 +166,7 @@ func (a *agent) pause(ctx context.Context, began time.Time, wait time.Duration, 
 		a.retry.Reset()
 		wait = rand.N(movedSpread)
 	}
-	soon := time.NewTimer(max(time.Until(began.Add(leastInterval))+wait, 0))
+	soon := time.NewTimer(max(time.Until(began.Add(leastInterval)), 0) + wait)
 	defer soon.Stop()
 	select {
 	case <-ctx.Done():
