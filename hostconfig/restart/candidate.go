@@ -21,7 +21,6 @@ const maxWord = 1000
 // may differ. Programs run on the node, where the binary and its libraries are.
 func (r *Restarter) checkCandidate(ctx context.Context, t target, s *survey) error {
 	if t.edit.Old == nil {
-		s.add("candidate", Pass, t.edit.Path+" does not exist yet")
 		return r.checkNew(ctx, t, s)
 	}
 	before, err := r.dump(ctx, t, false)
@@ -41,8 +40,18 @@ func (r *Restarter) checkCandidate(ctx context.Context, t target, s *survey) err
 	return nil
 }
 
-// checkNew is checkCandidate where there is no file to compare with.
+// checkNew is checkCandidate where there is no file to compare with. That there is none is the node's to say: a pod sees only what
+// is mounted into it, and a link that leads elsewhere leads to nothing there.
 func (r *Restarter) checkNew(ctx context.Context, t target, s *survey) error {
+	is, err := r.cfg.Systemd.RunOnHost(ctx, systemd.Command{Name: "config-exists", Argv: systemd.Sum(t.edit.Path).Argv, Timeout: dumpTimeout})
+	switch {
+	case err != nil:
+		return err
+	case is.ExitCode == 0:
+		s.add("candidate", Refuse, t.edit.Path+" is there, but not for hotplate: mount its directory, and, if it is a link, what it leads to")
+		return nil
+	}
+	s.add("candidate", Pass, t.edit.Path+" does not exist yet")
 	if _, err := r.dump(ctx, t, true); err != nil {
 		return r.badDump(s, "containerd does not load the new configuration", err)
 	}

@@ -290,6 +290,22 @@ func TestCreated(t *testing.T) {
 	}
 }
 
+// TestLinkThatLeadsNowhere as far as we see may lead to a configuration of which containerd needs every line.
+func TestLinkThatLeadsNowhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, with(good))
+		if err := errors.Join(os.Remove(n.at(usualConfig)), os.Symlink("/elsewhere/config.toml", n.at(usualConfig))); err != nil {
+			t.Fatal(err)
+		}
+		if res := n.run(); res.err != nil || res.Kind != Refused || !strings.Contains(res.Reason, "is there and cannot be read") {
+			t.Errorf("%v", res)
+		}
+		if _, err := os.Readlink(n.at(usualConfig)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestSymlink shows that a link stays one, and what it leads to is changed.
 func TestSymlink(t *testing.T) {
 	for f, want := range map[fault]Kind{good: Restarted, criDown: RolledBack} {

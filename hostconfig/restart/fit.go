@@ -52,12 +52,16 @@ func volatile(st unix.Statfs_t) bool {
 // checkFile refuses a configuration that would not be the same file when it is written anew by us, or by cp on the node:
 // both make another file, and rename it.
 func (r *Restarter) checkFile(t target, s *survey) {
+	file, node := r.here(t.edit.Path), t.edit.Path
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, file, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &st)
+	if t.edit.Old == nil && err == nil {
+		s.add("file", Refuse, node+" is there and cannot be read: if it is a link, what it leads to has to be mounted, too")
+	}
 	if t.edit.Old == nil {
 		return
 	}
-	file, node := r.here(t.edit.Path), t.edit.Path
-	var st unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, file, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &st); err != nil {
+	if err != nil {
 		s.add("file", Refuse, fmt.Sprintf("look at %s: %v", node, err))
 		return
 	}

@@ -15,8 +15,9 @@ type original struct {
 	Created bool        `json:"created,omitempty"`
 	Mode    fs.FileMode `json:"mode"`
 	Old     []byte      `json:"old"`
-	// NewSum is the sha256sum of what hotplate has put in its place last.
+	// NewSum is the sha256sum of what hotplate has put in its place last, and By the transaction that did.
 	NewSum string `json:"newSum"`
+	By     string `json:"by,omitempty"`
 }
 
 // Left is a file that is not put back, and why.
@@ -40,14 +41,14 @@ func (r *Restarter) addOriginal(j *journal) error {
 	}
 	o, known := all[j.File]
 	switch {
-	case known && o.NewSum == j.NewSum: // noted before a crash
+	case known && o.By == j.ID: // noted before a crash
 		return nil
 	case !known && len(all) >= maxRecords:
 		return fmt.Errorf("there are %d files already", len(all))
 	case !known || o.NewSum != j.OldSum:
 		o = original{Created: j.Created, Mode: j.Mode, Old: j.Old}
 	}
-	o.NewSum = j.NewSum
+	o.NewSum, o.By = j.NewSum, j.ID
 	all[j.File] = o
 	return r.saveJSON(originalsFile, all)
 }

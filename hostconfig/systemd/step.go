@@ -70,3 +70,6 @@ func RestartUnit(unit string, dependants ...string) []Step {
 	}
 	return steps
 }
+
+// Sum is a step that fails where there is no file at path.
+func Sum(path string) Step { return Step{Argv: []string{sha256sum, path}} }

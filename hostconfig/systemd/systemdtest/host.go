@@ -38,6 +38,10 @@ func (f *Fake) exec(ctx context.Context, c systemd.Command) systemd.Result {
 	case "/bin/cat", "/bin/cp", "/bin/mv", "/bin/rm":
 		return f.files(program, args)
 	case "/usr/bin/sha256sum":
+		if len(args) == 1 && args[0] != "--version" {
+			_, err := os.ReadFile(f.local(args[0]))
+			return failure(err)
+		}
 		return failure(f.checkSums(args[len(args)-1]))
 	case "/bin/kill":
 		return f.kill(args)
