@@ -11,15 +11,15 @@ import (
 )
 
 // crowd are nodes that are all alike.
-type crowd struct{ down []string }
+type crowd struct{}
 
-func (c *crowd) Node(name string) (Node, bool) {
+func (crowd) Node(name string) (Node, bool) {
 	return Node{Name: name, UID: name, Labels: map[string]string{"pool": "gpu"}, Works: true}, true
 }
 
-func (c *crowd) Down() []string { return c.down }
+func (crowd) Down() []string { return nil }
 
-func (c *crowd) Busy(string) string { return "" }
+func (crowd) Busy(string) string { return "" }
 
 // BenchmarkAnswer is one report of 5,000 nodes: while all is well, and while every one of them waits for the leave to restart
 // containerd, which may be so for hours.
@@ -27,7 +27,7 @@ func BenchmarkAnswer(b *testing.B) {
 	const nodes = 5000
 	for name, said := range map[string]report.NodeReport{"well": healthy(), "all wait for a restart": slot(report.SlotWanted)} {
 		b.Run(name, func(b *testing.B) {
-			c, err := New(Config{Nodes: &crowd{}, Keep: func(context.Context, Rollout) error { return nil }, NewTag: func() {},
+			c, err := New(Config{Nodes: crowd{}, Keep: func(context.Context, Rollout) error { return nil }, NewTag: func() {},
 				Changed: func(string) {}, Log: slog.New(slog.DiscardHandler)})
 			if err != nil {
 				b.Fatal(err)

@@ -182,12 +182,13 @@ func (c *Coordinator) Answer(ctx context.Context, name string, r report.NodeRepo
 		c.cfg.NewTag()
 	}
 	d.Restart = c.restart(ctx, node, r, intent, now)
+	waits := r.Restart.Slot == report.SlotWanted && !d.Restart.Granted
 	switch {
-	case does.needs && d.Pull.Granted, r.Restart.Slot != report.SlotNone && (r.Restart.Slot != report.SlotWanted || d.Restart.Granted):
+	case does.needs && d.Pull.Granted, r.Restart.Slot != report.SlotNone && !waits:
 		d.NextReport = workInterval
 	case does.needs:
 		d.NextReport = waitInterval(queued)
-	case r.Restart.Slot != report.SlotNone:
+	case waits:
 		d.NextReport = waitInterval(c.outages(now).wanting)
 	}
 	c.cfg.Changed(name)

@@ -119,14 +119,14 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.text }
 
-// after is how long the coordinator wants to be left alone, within bounds; 0 if it does not say.
+// after is how long the coordinator wants to be left alone; 0 if it does not say.
 func after(err error) time.Duration {
 	r, ok := errors.AsType[*refusal](err)
 	if !ok {
 		return 0
 	}
 	seconds, _ := strconv.ParseUint(r.after, 10, 16) // the form with a date is not sent
-	return min(time.Duration(seconds)*time.Second, mostInterval)
+	return time.Duration(seconds) * time.Second
 }
 
 // printable is one line of s.

@@ -9,24 +9,14 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cenkalti/backoff/v4"
-
+	"github.com/hotplate-dev/hotplate/agent/link"
 	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
 // What package agent/link goes by.
 const (
-	leastInterval = time.Second
-	mostInterval  = time.Minute
-	busyInterval  = 5 * time.Second
-	apartFor      = time.Minute
-	spread        = 500 * time.Millisecond
-	movedSpread   = 10 * time.Second
-	retryMin      = time.Second
-	retryMax      = 30 * time.Second
-	jitter        = 0.2
-	dialTimeout   = 5 * time.Second
-	askTimeout    = 20 * time.Second
+	dialTimeout = 5 * time.Second
+	askTimeout  = 20 * time.Second
 )
 
 // tokenTrusted is how long the coordinator believes the API server's word (agent/coordinator/auth.go).
@@ -51,8 +41,7 @@ type agent struct {
 	at       view
 	reviewed time.Time // when the coordinator last had to ask whose token it is
 	images   []image
-	apart    time.Time // since when the coordinator goes by another config; zero while it does not
-	retry    *backoff.ExponentialBackOff
+	rhythm   *link.Rhythm
 }
 
 // image is one that the node should hold.
@@ -63,29 +52,28 @@ type image struct {
 }
 
 func newAgent(f *fleet, node, token string) *agent {
-	return &agent{fleet: f, node: node, token: token, retry: backoff.NewExponentialBackOff(backoff.WithInitialInterval(retryMin),
-		backoff.WithMaxInterval(retryMax), backoff.WithRandomizationFactor(jitter), backoff.WithMultiplier(2), backoff.WithMaxElapsedTime(0))}
+	return &agent{fleet: f, node: node, token: token, rhythm: link.NewRhythm()}
 }
 
 // run reports until ctx ends.
 func (a *agent) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		at, began := a.site.look(), time.Now()
-		d, err := a.ask(ctx, at, a.report(at.hash, began))
+		r := a.report(at.hash, began)
+		d, err := a.ask(ctx, at, r)
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
-			a.pause(ctx, began, max(a.retry.NextBackOff(), retryAfter(err)), at.moved, nil)
+			a.pause(ctx, began, a.rhythm.Failed(retryAfter(err)), at.moved, nil)
 			continue
 		}
-		a.retry.Reset()
 		woken := at.configured
 		if a.take(d, time.Now()) {
 			woken = make(chan struct{})
 			close(woken)
 		}
-		a.pause(ctx, began, a.interval(d, at.hash, time.Now()), at.moved, woken)
+		a.pause(ctx, began, a.rhythm.Answered(d, r), at.moved, woken)
 	}
 }
 
@@ -100,7 +88,7 @@ func (a *agent) take(d report.Directive, now time.Time) (changed bool) {
 			}
 		}
 		if is.phase == report.ImagePending && want.Digest != "" && d.Pull.Granted {
-			is.phase, is.until = report.ImageFetching, now.Add(jittered(a.fetch))
+			is.phase, is.until = report.ImageFetching, now.Add(time.Duration(float64(a.fetch)*(0.8+0.4*rand.Float64())))
 			changed = true
 		}
 		images = append(images, is)
@@ -124,25 +112,6 @@ func (a *agent) finish(now time.Time) (next time.Time) {
 	return next
 }
 
-// interval is until the next report, if nothing changes.
-func (a *agent) interval(d report.Directive, hash string, now time.Time) time.Duration {
-	wait := d.NextReport
-	switch {
-	case d.ConfigHash == hash:
-		a.apart = time.Time{}
-	case a.apart.IsZero():
-		a.apart = now
-		fallthrough
-	case now.Sub(a.apart) < apartFor:
-		wait = min(wait, busyInterval)
-	}
-	return min(max(jittered(wait), leastInterval), mostInterval)
-}
-
-func jittered(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (1 - jitter + 2*jitter*rand.Float64()))
-}
-
 // pause waits as given after a report that began then, or less when something happens.
 func (a *agent) pause(ctx context.Context, began time.Time, wait time.Duration, moved, woken <-chan struct{}) {
 	timer := time.NewTimer(wait)
@@ -155,22 +124,14 @@ func (a *agent) pause(ctx context.Context, began time.Time, wait time.Duration, 
 	}
 	select {
 	case <-ctx.Done():
-		return
 	case <-timer.C:
-		return
 	case <-fetched:
-		wait = rand.N(spread)
+		link.Change(ctx, began)
 	case <-woken:
-		wait = rand.N(spread)
+		link.Change(ctx, began)
 	case <-moved:
-		a.retry.Reset()
-		wait = rand.N(movedSpread)
-	}
-	soon := time.NewTimer(max(time.Until(began.Add(leastInterval)), 0) + wait)
-	defer soon.Stop()
-	select {
-	case <-ctx.Done():
-	case <-soon.C:
+		a.rhythm.Moved()
+		link.Move(ctx, began)
 	}
 }
 

@@ -65,11 +65,12 @@ func TestAnAgentWaitsAsAgentsDo(t *testing.T) {
 				t.Errorf("%s: %s, want %s to %s", what, got, least, most)
 			}
 		}
+		by := func(hash string) report.NodeReport { return report.NodeReport{Config: report.ConfigStatus{Hash: hash}} }
 		d := report.Directive{ConfigHash: "h", NextReport: 30 * time.Second}
-		between("what the Directive names", a.interval(d, "h", time.Now()), 24*time.Second, 36*time.Second)
-		between("while configs differ", a.interval(d, "h2", time.Now()), 4*time.Second, 6*time.Second)
+		between("what the Directive names", a.rhythm.Answered(d, by("h")), 24*time.Second, 36*time.Second)
+		between("while configs differ", a.rhythm.Answered(d, by("h2")), 4*time.Second, 6*time.Second)
 		time.Sleep(time.Minute)
-		between("while they differ for long", a.interval(d, "h2", time.Now()), 24*time.Second, 36*time.Second)
+		between("while they differ for long", a.rhythm.Answered(d, by("h2")), 24*time.Second, 36*time.Second)
 
 		a.take(report.Directive{Images: []report.WantedImage{{Name: "first", Digest: digest}}, Pull: report.Leave{Granted: true}}, time.Now())
 		began := time.Now()
@@ -79,7 +80,7 @@ func TestAnAgentWaitsAsAgentsDo(t *testing.T) {
 		close(moved)
 		began = time.Now()
 		a.pause(t.Context(), began, time.Hour, moved, nil)
-		between("until it moves", time.Since(began), time.Second, time.Second+movedSpread)
+		between("until it moves", time.Since(began), time.Second, 11*time.Second)
 	})
 }
 

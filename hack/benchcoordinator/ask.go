@@ -91,7 +91,7 @@ func (a *agent) post(ctx context.Context, body []byte) (d report.Directive, err 
 		return d, err
 	case resp.StatusCode != http.StatusOK:
 		seconds, _ := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 16) // 0 where there is none
-		return d, &refusal{code: resp.StatusCode, text: firstWords(string(text)), after: min(time.Duration(seconds)*time.Second, mostInterval)}
+		return d, &refusal{code: resp.StatusCode, text: firstWords(string(text)), after: time.Duration(seconds) * time.Second}
 	}
 	return d, json.Unmarshal(text, &d)
 }

@@ -13,8 +13,8 @@
 // roles, so that the API server's fairness treats it as it would in a cluster. The image is in the rig's registry, and the
 // coordinator resolves its tag there.
 //
-// An agent is a goroutine and a TLS session of its own. It waits as package agent/link does, which it cannot use: that measures
-// nothing, and packs every report anew in most of a megabyte. Fetching an image takes -fetch and a share at random. What agents
+// An agent is a goroutine and a TLS session of its own. It waits by package agent/link's Rhythm, and asks by itself, because a Link
+// measures nothing, and packs every report anew in most of a megabyte. Fetching an image takes -fetch and a share at random. What agents
 // themselves ask of the API, some watches each, is not there; one Finder and one Source watch for all of them.
 //
 // # Steps

@@ -55,13 +55,13 @@ func (r *Restarter) checkFile(t target, s *survey) {
 	file, node := r.here(t.edit.Path), t.edit.Path
 	var st unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, file, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &st)
-	if t.edit.Old == nil && err == nil {
+	switch {
+	case t.edit.Old == nil && err != nil:
+		return // nothing is there
+	case t.edit.Old == nil:
 		s.add("file", Refuse, node+" is there and cannot be read: if it is a link, what it leads to has to be mounted, too")
-	}
-	if t.edit.Old == nil {
 		return
-	}
-	if err != nil {
+	case err != nil:
 		s.add("file", Refuse, fmt.Sprintf("look at %s: %v", node, err))
 		return
 	}

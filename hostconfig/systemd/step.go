@@ -47,6 +47,9 @@ func KeepCopy(file, to string) []Step {
 // lines as sha256sum writes them.
 func CheckSums(list string) Step { return Step{Argv: []string{sha256sum, "--check", "--status", list}} }
 
+// Sum is a step that fails where there is no file at path.
+func Sum(path string) Step { return Step{Argv: []string{sha256sum, path}} }
+
 // RemoveFile removes a file that was not there before.
 func RemoveFile(file string) []Step {
 	return []Step{
@@ -70,6 +73,3 @@ func RestartUnit(unit string, dependants ...string) []Step {
 	}
 	return steps
 }
-
-// Sum is a step that fails where there is no file at path.
-func Sum(path string) Step { return Step{Argv: []string{sha256sum, path}} }
