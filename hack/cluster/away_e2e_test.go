@@ -7,13 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"strings"
 	"time"
 )
-
-// full tells whether to run what takes minutes.
-func full() bool { return os.Getenv("HOTPLATE_FULL") != "" }
 
 // away ends and cuts off one part after another. None of it may be seen on the nodes.
 func away(s *site) string {

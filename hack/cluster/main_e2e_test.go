@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -63,23 +62,22 @@ func (tb *table) add(what, happened string) {
 	tb.rows = append(tb.rows, fmt.Sprintf("| %s | %s |\n", what, happened))
 }
 
-// write prints the table, and keeps it beside the file that HOTPLATE_TABLE names.
-func (tb *table) write() error {
+// write prints the table, and keeps it, of a run in which all went well, beside the file that rigtest.TableVariable names.
+func (tb *table) write(well bool) error {
 	text := "| what was done | what happened |\n|---|---|\n" + strings.Join(tb.rows, "")
 	fmt.Print(text)
-	beside := os.Getenv("HOTPLATE_TABLE")
-	if beside == "" || len(tb.rows) == 0 {
+	beside := os.Getenv(rigtest.TableVariable)
+	if beside == "" || len(tb.rows) == 0 || !well {
 		return nil
 	}
-	about := fmt.Sprintf("# What was shown in a cluster\n\nWritten by `make e2e-full`; do not edit. %s on %s/%s, %d CPUs. The cluster has a real control plane and three\n"+
-		"nodes with systemd, containerd and a kubelet; hotplate is installed with helm. [cluster.md](cluster.md) says how it works.\n\n",
-		runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
+	about := fmt.Sprintf("# What was shown in a cluster\n\nWritten by `make e2e-full`; do not edit. %s. The cluster has a real control plane and three\n"+
+		"nodes with systemd, containerd and a kubelet; hotplate is installed with helm. [cluster.md](cluster.md) says how it works.\n\n", rigtest.Machine())
 	return os.WriteFile(filepath.Join(filepath.Dir(beside), "cluster-table.md"), []byte(about+text), 0o644)
 }
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if err := shown.write(); err != nil {
+	if err := shown.write(code == 0); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = max(code, 1)
 	}
@@ -155,7 +153,7 @@ func (s *site) pushModel(name string, seed int64) (digest string) {
 
 // longRow is a row that takes minutes, and so is run only with HOTPLATE_FULL=1.
 func (s *site) longRow(what string, f func(s *site) (happened string)) bool {
-	if !full() {
+	if !rigtest.Full() {
 		s.Logf("left out, because it takes minutes; set HOTPLATE_FULL=1: %s", what)
 		return true
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/hotplate-dev/hotplate/agent/coordinator"
+	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
 )
 
 // plugin is kubectl hotplate, as a user runs it.
@@ -154,7 +155,7 @@ func plugged(s *site) string {
 	if out, _ := p.exec("kubectl", "__complete", "hotplate", "status", ""); !strings.Contains(out, "node-2\n") {
 		s.Errorf("kubectl completes\n%s", out)
 	}
-	if full() {
+	if rigtest.Full() {
 		p.mirrorAway()
 	} else {
 		s.Log("left out, because agents look at mirrors once in a while; set HOTPLATE_FULL=1: doctor finds a mirror that is away")

@@ -16,6 +16,7 @@ import (
 	"github.com/hotplate-dev/hotplate/agent/coordinator"
 	"github.com/hotplate-dev/hotplate/agent/report"
 	"github.com/hotplate-dev/hotplate/hack/rig"
+	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
 )
 
 // breaks is a file that keeps containerd from starting once its configuration names the hosts directory.
@@ -23,7 +24,7 @@ const breaks = "/etc/breaks"
 
 // TestRestarts installs hotplate where containerd does not read the hosts directory, so that every node needs a restart.
 func TestRestarts(t *testing.T) {
-	if !full() {
+	if !rigtest.Full() {
 		t.Skip("restarts of containerd take minutes, with their soak times; set HOTPLATE_FULL=1")
 	}
 	text, err := rig.BaseConfig("2.4", 0, "")

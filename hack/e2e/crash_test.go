@@ -3,17 +3,11 @@
 package e2e
 
 import (
-	"os"
 	"testing"
 
 	"github.com/hotplate-dev/hotplate/agent/report"
 	"github.com/hotplate-dev/hotplate/hack/rig"
 )
-
-// FullVariable asks for what takes minutes.
-const FullVariable = "HOTPLATE_FULL"
-
-func full() bool { return os.Getenv(FullVariable) != "" }
 
 // slowly limits every connection, so that something can happen in the middle of a pull.
 func slowly() script { return always(isBlob, rig.Fault{BytesPerSecond: 512 << 10}) }

@@ -11,6 +11,7 @@ import (
 	"github.com/hotplate-dev/hotplate/agent/config"
 	"github.com/hotplate-dev/hotplate/agent/report"
 	"github.com/hotplate-dev/hotplate/hack/rig"
+	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
 )
 
 func TestContainerdEndsAgainAndAgain(t *testing.T) {
@@ -29,7 +30,7 @@ func TestContainerdEndsAgainAndAgain(t *testing.T) {
 
 func endContainerd(t *testing.T, line string, way config.Way, signal string, end func(n *node) error) {
 	times := fewKills
-	if !full() {
+	if !rigtest.Full() {
 		times = quickKills
 	}
 	row := shows(t, line, fmt.Sprintf("agent, way %s: containerd ended with %s at random points of one pull, again and again: "+

@@ -14,6 +14,7 @@ import (
 	"github.com/hotplate-dev/hotplate/agent/config"
 	"github.com/hotplate-dev/hotplate/agent/report"
 	"github.com/hotplate-dev/hotplate/hack/rig"
+	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
 )
 
 // script chooses a fault for a request.
@@ -207,8 +208,8 @@ func TestAgentAndFaultyRegistry(t *testing.T) {
 // it is our own code that meets the registry.
 func forFaults(t *testing.T, list []fault, test func(t *testing.T, line string, way config.Way, f fault)) {
 	forLinesAndWays(t, func(t *testing.T, line string, way config.Way) {
-		if !full() && line != newest {
-			t.Log("left out: only the newest line's, unless " + FullVariable + " is set")
+		if !rigtest.Full() && line != newest {
+			t.Log("left out: only the newest line's, unless " + rigtest.FullVariable + " is set")
 			return
 		}
 		for _, f := range list {

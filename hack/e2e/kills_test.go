@@ -21,6 +21,7 @@ import (
 	"github.com/hotplate-dev/hotplate/agent/config"
 	"github.com/hotplate-dev/hotplate/agent/report"
 	"github.com/hotplate-dev/hotplate/hack/rig"
+	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
 )
 
 // SeedVariable repeats the random choices of a run, which are printed.
@@ -36,7 +37,7 @@ const (
 // kills is how often to kill on a line in this run of the tests.
 func kills(line string) int {
 	switch {
-	case !full():
+	case !rigtest.Full():
 		return quickKills
 	case line == newest:
 		return manyKills

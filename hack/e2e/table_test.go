@@ -6,16 +6,14 @@ import (
 	"cmp"
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"text/tabwriter"
-)
 
-// TableVariable names the file to which the table is written as Markdown.
-const TableVariable = "HOTPLATE_TABLE"
+	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
+)
 
 // results is the table of this run.
 var results table
@@ -58,7 +56,7 @@ func (r *row) saw(format string, args ...any) {
 	r.evidence = append(r.evidence, fmt.Sprintf(format, args...))
 }
 
-// write prints the table, and keeps it where TableVariable says.
+// write prints the table, and keeps it where rigtest.TableVariable says.
 func (tb *table) write() error {
 	rows := tb.merged()
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
@@ -69,7 +67,7 @@ func (tb *table) write() error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	if path := os.Getenv(TableVariable); path != "" {
+	if path := os.Getenv(rigtest.TableVariable); path != "" {
 		return os.WriteFile(path, []byte(markdown(rows)), 0o644)
 	}
 	return nil
@@ -96,7 +94,7 @@ func (tb *table) merged() (rows [][4]string) {
 func markdown(rows [][4]string) string {
 	var b strings.Builder
 	b.WriteString("# What the end-to-end tests showed\n\nWritten by `make e2e-full`; do not edit. ")
-	fmt.Fprintf(&b, "%s on %s/%s, %d CPUs.\n\n", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
+	b.WriteString(rigtest.Machine() + ".\n\n")
 	b.WriteString("| containerd | what | result | evidence |\n|---|---|---|---|\n")
 	cell := strings.NewReplacer("|", "\\|", "\n", " ", "<", "&lt;")
 	for _, r := range rows {

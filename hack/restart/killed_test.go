@@ -42,7 +42,7 @@ func (s *site) killAt(point string) {
 func TestKilledAndBack(t *testing.T) {
 	t.Parallel()
 	points := []string{"after:Arm", "before:Restart", "after:Restart"}
-	if full() {
+	if rigtest.Full() {
 		points = append(points, "before:RunOnHost#3", "before:Reload", "after:Reload", "after:Enable", "before:Arm",
 			"before:ResetFailed", "before:Disarm", "after:Disarm", "before:Forget", "after:Forget")
 	}

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
 )
 
 // program is hotplate, and killer the program of that name, statically linked for sandboxes.
@@ -37,7 +39,7 @@ func run(m *testing.M) int {
 		code = 1
 	}
 	if code == 0 {
-		if err := rows.write(os.Getenv("HOTPLATE_TABLE")); err != nil {
+		if err := rows.write(os.Getenv(rigtest.TableVariable)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}

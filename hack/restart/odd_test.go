@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hotplate-dev/hotplate/hack/rig"
+	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
 	"github.com/hotplate-dev/hotplate/hostconfig/restart"
 )
 
@@ -144,7 +145,7 @@ func TestRescueFires(t *testing.T) {
 
 // TestAgainAndAgain restarts a hundred times.
 func TestAgainAndAgain(t *testing.T) {
-	if !full() {
+	if !rigtest.Full() {
 		t.Skip("100 restarts take half an hour: HOTPLATE_FULL=1 runs them")
 	}
 	t.Parallel()

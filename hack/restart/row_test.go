@@ -5,7 +5,6 @@ package restart_test
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -52,9 +51,6 @@ func podMounts() []rig.SandboxMount {
 		{Target: "/tmp"},
 	}
 }
-
-// full tells whether to run what takes long.
-func full() bool { return os.Getenv("HOTPLATE_FULL") != "" }
 
 // rescueDelay is longer than the rescue waits.
 const rescueDelay = 4 * time.Minute

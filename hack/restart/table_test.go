@@ -6,13 +6,14 @@ import (
 	"cmp"
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
 )
 
 // rows are what the table says, in the order in which the tests ran.
@@ -48,8 +49,8 @@ func (t *table) write(file string) error {
 		return cmp.Or(cmp.Compare(a.group, b.group), cmp.Compare(a.fault, b.fault), cmp.Compare(a.line, b.line))
 	})
 	var b strings.Builder
-	fmt.Fprintf(&b, "# What becomes of each fault of a restart\n\nWritten by `make test-restart`; do not edit. %s on %s/%s, %d CPUs, Linux %s.\n\n",
-		runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), kernel())
+	fmt.Fprintf(&b, "# What becomes of each fault of a restart\n\nWritten by `make test-restart`; do not edit. %s, Linux %s.\n\n",
+		rigtest.Machine(), kernel())
 	b.WriteString("Each row was run on a node with systemd, or where the group says so without, with pods that count ten times a\n" +
 		"second. `gap` is the longest time between two numbers of any of them, `away` is how long CRI did not answer. At the end of each row containerd worked.\n")
 	group := ""

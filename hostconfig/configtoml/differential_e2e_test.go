@@ -35,7 +35,7 @@ func TestSameAsContainerd(t *testing.T) {
 				t.Run(name, func(t *testing.T) { d.compare(t, files) })
 			}
 			n := 300
-			if os.Getenv("HOTPLATE_FULL") == "1" {
+			if rigtest.Full() {
 				n = 1000
 			}
 			t.Run("generated", func(t *testing.T) {

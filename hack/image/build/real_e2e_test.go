@@ -49,7 +49,7 @@ func TestRealImage(t *testing.T) {
 	}
 	t.Run("runs in containerd", func(t *testing.T) { pullAndRun(t, r, source.Version) })
 	t.Run("is the same from a copy of the tree", func(t *testing.T) {
-		if os.Getenv("HOTPLATE_FULL") == "" {
+		if !rigtest.Full() {
 			t.Skip("compiling everything twice takes minutes: set HOTPLATE_FULL=1")
 		}
 		t.Setenv("GOCACHE", t.TempDir())

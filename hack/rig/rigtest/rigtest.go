@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -16,6 +17,20 @@ import (
 
 // LinesVariable is the environment variable that chooses containerd lines: "all", or names with commas between them.
 const LinesVariable = "HOTPLATE_LINES"
+
+// FullVariable asks for what takes minutes. TableVariable names the file to which a run's table is written as Markdown.
+const (
+	FullVariable  = "HOTPLATE_FULL"
+	TableVariable = "HOTPLATE_TABLE"
+)
+
+// Full tells whether to run what takes minutes.
+func Full() bool { return os.Getenv(FullVariable) != "" }
+
+// Machine is what a table says of where it was made.
+func Machine() string {
+	return fmt.Sprintf("%s on %s/%s, %d CPUs", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
+}
 
 // Lines returns the containerd lines to test: 1.7 and 2.4 unless LinesVariable says otherwise.
 func Lines(t testing.TB) []string {
