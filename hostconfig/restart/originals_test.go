@@ -93,3 +93,26 @@ func TestOriginalsAreBounded(t *testing.T) {
 		}
 	})
 }
+
+// TestUninstallWhereAChangeLedToTheSameBytes: what a person wrote in between is what was there before hotplate.
+func TestUninstallWhereAChangeLedToTheSameBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, func(n *node) { n.old = oldConfig })
+		n.restarted()
+		first := n.read(usualConfig)
+		theirs := strings.ReplaceAll(first, hostsDir, "/etc/vendor")
+		n.write(usualConfig, theirs)
+		n.sys.Restart(n.Context(), unitName) //nolint:errcheck // what follows tells
+		time.Sleep(time.Minute)
+		n.restarted()
+		if again := n.read(usualConfig); again != first || theirs == first {
+			t.Fatalf("the configuration is\n%s\nand was\n%s", again, first)
+		}
+		if done, err := n.newAgent().r.Uninstall(t.Context()); err != nil || len(done.Left) > 0 {
+			t.Errorf("%+v, %v", done, err)
+		}
+		if got := n.read(usualConfig); got != theirs {
+			t.Errorf("the configuration is now:\n%s", got)
+		}
+	})
+}
