@@ -34,8 +34,24 @@ type ledger struct {
 // absence is a time in which containerd was away.
 type absence struct{ from, to time.Time }
 
-// part is a range of bytes of a blob.
-type part struct{ from, to int64 }
+// part is a range of bytes of a blob that was sent in an answer to a request of a time.
+type part struct {
+	from, to int64
+	asked    time.Time
+}
+
+// patience is how long a client waits for the next byte before it takes a chunk up on another connection, at least.
+const patience = 250 * time.Millisecond
+
+// takenUp tells whether a request for all of a chunk from a byte on may be one for what was sent but not read: what a
+// client that was kept from running has not read is still in the kernel's buffers. All of the chunk is asked for again
+// only in the same run, whose first request was at a time.
+func (k part) takenUp(r rig.Request, got part, first time.Time) bool {
+	if !strings.HasSuffix(r.Range, fmt.Sprintf("-%d", k.to-1)) {
+		return false
+	}
+	return got.from > k.from || got.from == k.from && !k.asked.Before(first) && r.Time.Sub(k.asked) >= patience
+}
 
 func newLedger(s *site) *ledger {
 	return &ledger{s: s, ended: make(map[int]time.Time), kept: make(map[string][]part)}
@@ -94,6 +110,10 @@ func (l *ledger) moved(n *node, at time.Time, to *site) {
 // book enters the requests of a run. What its whole answers had that are settled must not be asked for again.
 func (l *ledger) book(settled func(i int) bool) {
 	all := l.s.Requests()
+	if l.from == len(all) {
+		return
+	}
+	first := all[l.from].Time
 	for i := l.from; i < len(all); i++ {
 		r := all[i]
 		if !ofBlob(r) || r.Status >= 300 {
@@ -104,8 +124,8 @@ func (l *ledger) book(settled func(i int) bool) {
 		for _, k := range l.kept[r.Path] {
 			switch both := min(got.to, k.to) - max(got.from, k.from); {
 			case both <= 0:
-			case got.from > k.from && strings.HasSuffix(r.Range, fmt.Sprintf("-%d", k.to-1)):
-				l.lost += both // the same chunk taken up on another connection: from there on nothing had been read
+			case k.takenUp(r, got, first):
+				l.lost += both
 			default:
 				l.twice += both
 				l.told = append(l.told, fmt.Sprintf("%s %d-%d of %d-%d", r.Path, got.from, got.to, k.from, k.to))
@@ -126,7 +146,7 @@ func partOf(r rig.Request) (p part, whole bool) {
 	if n, err := fmt.Sscanf(r.Range, "bytes=%d-%d", &from, &to); n == 0 || err != nil && n < 2 {
 		to = from + r.Sent - 1 // to the end of the blob
 	}
-	return part{from, from + r.Sent}, r.Sent > 0 && from+r.Sent == to+1
+	return part{from, from + r.Sent, r.Time}, r.Sent > 0 && from+r.Sent == to+1
 }
 
 // has is how many bytes the client must have, as far as runs have ended.
