@@ -209,6 +209,7 @@ func (r *restarts) recover(ctx context.Context) error {
 		settings = *s
 		settings.Soak = defaults().Soak // the node's own timer is under way, and does not wait for ours
 	}
+	settings.WithoutRescue = true // where there is no systemd, what was begun was allowed
 	t, err := r.restarter(ctx, settings)
 	var o *restart.Outcome
 	if err == nil {

@@ -6,8 +6,9 @@ import (
 	"path/filepath"
 )
 
-// TempFile is the path of what WriteFile renames to path.
-func TempFile(path string) string { return path + ".tmp" }
+// TempFile is the path of what WriteFile renames to path. It is one that nobody else uses: the directory may be somebody
+// else's, who may have a file that is called .tmp.
+func TempFile(path string) string { return path + ".hotplate-tmp" }
 
 // WriteFile replaces the file at path in one rename: a reader, also after a crash, sees the old content or the new, and
 // the new survives a power loss when WriteFile returns. The directory of path must exist. Two writers of one path must

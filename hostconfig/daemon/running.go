@@ -251,24 +251,35 @@ func (c *Client) records(ctx context.Context, r *Running, known map[string]bool)
 	return nil
 }
 
+// Loss is a task that is not any more what it was.
+type Loss struct {
+	Task Task
+	// Gone means that there is no such task any more, which may have ended by itself: see Ended.
+	Gone bool
+	// What became of it, for people.
+	What string
+}
+
+func (l Loss) String() string { return l.Task.Namespace + "/" + l.Task.ID + " " + l.What }
+
 // Lost compares what ran with what runs now and says what became of each task that is not the same any more: gone,
 // with another process, or started anew. Tasks that were not there before do not count.
-func (r Running) Lost(now Running) []string {
+func (r Running) Lost(now Running) []Loss {
 	pids := make(map[Task]bool, len(now.Tasks))
 	there := make(map[Task]uint32, len(now.Tasks))
 	for _, t := range now.Tasks {
 		pids[t] = true
 		there[Task{Namespace: t.Namespace, ID: t.ID}] = t.PID
 	}
-	var lost []string
+	var lost []Loss
 	for _, t := range r.Tasks {
 		switch pid, ok := there[Task{Namespace: t.Namespace, ID: t.ID}]; {
 		case !ok:
-			lost = append(lost, fmt.Sprintf("%s/%s (pid %d) is gone", t.Namespace, t.ID, t.PID))
+			lost = append(lost, Loss{Task: t, Gone: true, What: fmt.Sprintf("(pid %d) is gone", t.PID)})
 		case !pids[t]:
-			lost = append(lost, fmt.Sprintf("%s/%s had pid %d and has %d", t.Namespace, t.ID, t.PID, pid))
+			lost = append(lost, Loss{Task: t, What: fmt.Sprintf("had pid %d and has %d", t.PID, pid)})
 		case t.Namespace == criNamespace && r.Started[t.ID] != now.Started[t.ID]:
-			lost = append(lost, fmt.Sprintf("%s/%s was started anew", t.Namespace, t.ID))
+			lost = append(lost, Loss{Task: t, What: "was started anew"})
 		}
 	}
 	return lost

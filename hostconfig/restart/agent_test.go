@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/hotplate-dev/hotplate/hostconfig/apply"
 	"github.com/hotplate-dev/hotplate/hostconfig/daemon"
 	"github.com/hotplate-dev/hotplate/hostconfig/probe"
 	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
@@ -305,6 +306,11 @@ func (d agentDaemon) Running(ctx context.Context) (r daemon.Running, err error) 
 	return r, err
 }
 
+func (d agentDaemon) Ended(ctx context.Context, t daemon.Task) (ended bool, err error) {
+	err = d.a.op("Ended", true, func() (err error) { ended, err = d.d.Ended(ctx, t); return err })
+	return ended, err
+}
+
 func (d agentDaemon) Ingests(ctx context.Context) (l []daemon.Ingest, err error) {
 	err = d.a.op("Ingests", true, func() (err error) { l, err = d.d.Ingests(ctx); return err })
 	return l, err
@@ -326,7 +332,7 @@ func (f agentFiles) Read(path string) (data []byte, err error) {
 
 func (f agentFiles) Write(path string, data []byte, mode fs.FileMode) error {
 	return f.a.op(f.name("write", path), false, func() error {
-		temp := path + ".tmp"
+		temp := apply.TempFile(path)
 		if err := os.WriteFile(temp, data, mode); err != nil {
 			return err
 		}

@@ -154,7 +154,8 @@ func (r *Restarter) need(ctx context.Context, a *Assessment, s *survey) error {
 // look goes through the checks of a daemon whose unit and configuration are known, those that cost little first.
 func (r *Restarter) look(ctx context.Context, a *Assessment, s *survey) error {
 	r.checkUnit(a.target.unit, s)
-	if err := r.checkDependants(ctx, a, s); err != nil {
+	var err error
+	if a.down, err = r.checkDependants(ctx, a.target.unit.Name, s); err != nil {
 		return err
 	}
 	if err := r.checkPoison(a.target, s); err != nil {
@@ -175,7 +176,7 @@ func (r *Restarter) look(ctx context.Context, a *Assessment, s *survey) error {
 	if err := r.checkPulls(ctx, s); err != nil {
 		return err
 	}
-	err := r.checkPrograms(ctx, a, s)
+	err = r.checkPrograms(ctx, a, s)
 	if errors.Is(err, supervised.ErrCannotCheck) {
 		s.add("candidate", Refuse, err.Error())
 		return nil
@@ -243,32 +244,34 @@ func (r *Restarter) checkUnit(u systemd.Unit, s *survey) {
 	}
 }
 
-// checkDependants finds the units that go down with containerd and may not come back by themselves.
-func (r *Restarter) checkDependants(ctx context.Context, a *Assessment, s *survey) error {
-	units, err := r.cfg.Systemd.Dependants(ctx, a.target.unit.Name)
+// checkDependants finds the units that go down with containerd's and may not come back by themselves: down are those of them
+// that may, sorted.
+func (r *Restarter) checkDependants(ctx context.Context, unit string, s *survey) (down []string, err error) {
+	units, err := r.cfg.Systemd.Dependants(ctx, unit)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var refused []string
 	for _, u := range units {
 		switch {
 		case u.ActiveState != "active" && u.ActiveState != "activating" && u.ActiveState != "reloading":
 		case slices.Contains(r.cfg.Dependants, u.Name):
-			a.down = append(a.down, u.Name)
+			down = append(down, u.Name)
 		default:
 			refused = append(refused, u.Name)
 		}
 	}
+	slices.Sort(down)
 	switch {
 	case len(refused) > 0:
 		s.add("dependants", Refuse, fmt.Sprintf("%s would go down with %s, and after a failed start stay down: list them in "+
-			"restart.dependants if that may be", strings.Join(refused, ", "), a.target.unit.Name))
-	case len(a.down) > 0:
-		s.add("dependants", Note, strings.Join(a.down, ", ")+" go down too and are started again")
+			"restart.dependants if that may be", strings.Join(refused, ", "), unit))
+	case len(down) > 0:
+		s.add("dependants", Note, strings.Join(down, ", ")+" go down too and are started again")
 	default:
 		s.add("dependants", Pass, "no other unit goes down with it")
 	}
-	return nil
+	return down, nil
 }
 
 func (r *Restarter) checkPoison(t target, s *survey) error {

@@ -137,7 +137,14 @@ func TestLost(t *testing.T) {
 		"started anew":     {daemon.Running{Tasks: before.Tasks, Started: map[string]int64{"a": 11}}, []string{"k8s.io/a was started anew"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if diff := cmp.Diff(c.want, before.Lost(c.now)); diff != "" {
+			var got []string
+			for _, l := range before.Lost(c.now) {
+				got = append(got, l.String())
+				if gone := strings.HasSuffix(l.String(), "is gone"); l.Gone != gone {
+					t.Errorf("%s: gone %v", l, l.Gone)
+				}
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
 				t.Errorf("lost (-want +got):\n%s", diff)
 			}
 		})

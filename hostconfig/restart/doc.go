@@ -12,11 +12,12 @@
 //  5. Install the boot unit, for a reboot in the middle, and write its marker.
 //  6. Arm the rescue: a timer of systemd's that restores the old configuration and restarts the daemon, unless it is called
 //     off. It waits for longer than all that follows may take.
-//  7. Look once more at unit, shims and containers: reading the units anew in step 5 may have changed them.
-//  8. Put the new configuration in its place, by one rename.
+//  7. Look once more at unit, what goes down with it, shims and containers: reading the units anew in step 5 may have changed
+//     them.
+//  8. See that the rescue waits, and put the new configuration in its place, by one rename.
 //  9. Restart the unit and await the job's own result, which is believed only when it is bad. Then wait for CRI.
 //  10. Verify: the invocation is a new one, the configuration still ours, units that went down too are up, every task has the
-//     process that it had, and a probe arrives. Watch all that for the soak time.
+//     process that it had or has ended by itself, and a probe arrives. Watch all that for the soak time.
 //  11. Remove the marker, call the rescue off, and see that it has not acted. Forget the transaction.
 //
 // When 8 to 10 fail, the old configuration is put back byte for byte from the journal, the daemon restarted unless it never
@@ -42,7 +43,7 @@
 //	somebody else's                    theirs stays if the daemon works, else it is kept aside and the old one put back
 //
 // Which containers the restart has ended is then not known any more, as others come and go meanwhile; it is not asked. The
-// rescue puts the old configuration in the place of somebody else's too, of which it keeps a copy.
+// rescue puts the old configuration in the place of somebody else's too, which it keeps beside it.
 //
 // After a reboot in the middle the boot unit restores the old configuration before containerd starts, if the new one is still
 // as it was written.
@@ -51,7 +52,8 @@
 //
 // A transaction that ends well keeps what the configuration was before hotplate's first change of it (originals.json, for root
 // only). Uninstall puts that back by one rename and restarts nothing: until its next start containerd reads the hosts
-// directory, which is as it was, too. A file that somebody has changed since is theirs.
+// directory, which is as it was, too. A file that somebody has changed since is theirs, and what it was before is kept in
+// original-NAME.
 //
 // # Without systemd
 //
@@ -60,6 +62,9 @@
 // has to be allowed (Config.WithoutRescue).
 //
 // # What may go wrong all the same
+//
+// A container that the kubelet stops by a signal in the moment of the restart looks like one that the restart has killed: a
+// good configuration is taken back for it.
 //
 // CRI does not show everything: a pod that is being created, or stopped, for which containerd has no record yet, is
 // interrupted, and the kubelet has to begin anew. A disk that loses what was synced, and a backup that is damaged after it

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"time"
 
 	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
@@ -104,22 +105,24 @@ func (r *Restarter) undo(ctx context.Context, j *journal, kind Kind, reason stri
 	return r.end(ctx, j, o)
 }
 
-// untried tells whether the daemon is still the one that has not read the new configuration.
+// untried tells whether the daemon is still the one that has not read the new configuration, and goes on. One that takes long
+// to stop has been hurt already.
 func (r *Restarter) untried(ctx context.Context, j *journal) bool {
 	u, err := r.cfg.Systemd.Unit(ctx, j.Unit)
-	return err == nil && u.InvocationID == j.Invocation
+	return err == nil && u.InvocationID == j.Invocation && u.ActiveState == "active" && u.Job == 0
 }
 
 // restore puts the old configuration back and sees that the daemon works with it. The error is a sickError when it does not.
 func (r *Restarter) restore(ctx context.Context, j *journal, rescued bool) (downtime time.Duration, err error) {
-	theirs, err := r.takeBack(ctx, j)
+	done, err := r.takeBack(ctx, j)
 	switch {
 	case err != nil:
 		return 0, err
-	case theirs:
+	case done == isOther:
 		return 0, r.startDependants(ctx, j)
 	}
-	return r.heal(ctx, j, rescued)
+	// Whoever wrote the new one after the rescue had acted may have restarted the daemon with it.
+	return r.heal(ctx, j, rescued && done == isOld)
 }
 
 // giveUp says that nothing helps. The rescue is called off: it has nothing else to put back, and would put it in the place of
@@ -140,30 +143,31 @@ func (r *Restarter) advice(j *journal) string {
 	return fmt.Sprintf("hotplate does not touch it any more, until it works again. Look at %s", r.words(j.Unit))
 }
 
-// takeBack puts the old configuration in its place, unless somebody else has put another one there and containerd works:
-// then it reports that it is theirs. What was there before the new one was written is left alone.
-func (r *Restarter) takeBack(ctx context.Context, j *journal) (theirs bool, err error) {
+// takeBack puts the old configuration in its place, unless somebody else has put another one there and containerd works. What
+// was there before the new one was written is left alone. It reports what it found: isOld, where nothing was to be written,
+// isNew, where it was, or isOther, which is left.
+func (r *Restarter) takeBack(ctx context.Context, j *journal) (found content, err error) {
 	is, err := r.content(j)
 	if err != nil || is == isOld || !j.Touched {
-		return false, err
+		return isOld, err
 	}
 	if is == isOther {
 		if r.awaitCRI(ctx, j.Unit) == nil { // who wrote it may be about to restart containerd
-			return true, nil
+			return isOther, nil
 		}
 		if err := r.setAside(j); err != nil {
-			return false, err
+			return isOther, err
 		}
 	}
 	if j.Created { // the backup may be damaged; the journal is not
-		return false, r.remove(j.File)
+		return isNew, r.remove(j.File)
 	}
-	return false, r.write(j.File, j.Old, j.Mode)
+	return isNew, r.write(j.File, j.Old, j.Mode)
 }
 
 // setAside keeps what somebody else has put in the place of the configuration.
 func (r *Restarter) setAside(j *journal) error {
-	data, err := r.read(j.File)
+	data, err := r.found(j.File)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -174,6 +178,16 @@ func (r *Restarter) setAside(j *journal) error {
 		return fmt.Errorf("keep what somebody else has written into %s: %w", j.File, err)
 	}
 	return nil
+}
+
+// found is what somebody else has put into a place: of a link, where it leads.
+func (r *Restarter) found(node string) ([]byte, error) {
+	data, err := r.read(node)
+	if !errors.Is(err, errLink) {
+		return data, err
+	}
+	to, err := os.Readlink(r.here(node))
+	return []byte("a link to " + to + "\n"), err
 }
 
 // keep keeps somebody else's configuration.
@@ -188,16 +202,19 @@ func (r *Restarter) keep(j *journal, data []byte) error {
 
 // sift keeps what the rescue has found in the place of the configuration, unless it is ours.
 func (r *Restarter) sift(j *journal) error {
-	data, err := r.read(r.state(replacedFile))
+	data, err := r.found(systemd.Kept(j.File))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
-	case err != nil:
-		return err
-	case sum(data) == j.NewSum, !j.Created && sum(data) == j.OldSum:
+	case err == nil && (sum(data) == j.NewSum || !j.Created && sum(data) == j.OldSum):
 		return nil
+	case err == nil:
+		err = r.keep(j, data)
 	}
-	return r.keep(j, data)
+	if err != nil {
+		return fmt.Errorf("keep what somebody else has written into %s, which is %s now: %w", j.File, systemd.Kept(j.File), err)
+	}
+	return nil
 }
 
 // works tells whether the daemon runs and serves CRI.
@@ -240,6 +257,9 @@ func (r *Restarter) heal(ctx context.Context, j *journal, rescued bool) (downtim
 // end writes the record and forgets the transaction, the journal last: what is left without it nobody would take away. Who
 // dies in between ends it once more.
 func (r *Restarter) end(ctx context.Context, j *journal, o Outcome) (Outcome, error) {
+	if err := r.sift(j); err != nil {
+		return Outcome{}, err // it is the only copy
+	}
 	var errs []error
 	if o.Kind == RolledBack {
 		if err := r.addPoison(j, o.Reason); err != nil { // it may be tried once more; to go on with this one would do so in any case
@@ -251,11 +271,12 @@ func (r *Restarter) end(ctx context.Context, j *journal, o Outcome) (Outcome, er
 			errs = append(errs, fmt.Errorf("keep containerd's configuration as it was, for an uninstall: %w", err))
 		}
 	}
-	if err := r.sift(j); err != nil {
-		errs = append(errs, fmt.Errorf("keep what somebody else has written into %s: %w", j.File, err))
+	files := beside(j.File)
+	for _, name := range []string{candidate, backupFile, backupSum, unchangedSum, markerFile, systemd.Restored(markerFile)} {
+		files = append(files, r.state(name))
 	}
-	for _, file := range []string{candidate, replacedFile, backupFile, backupSum, unchangedSum, markerFile, systemd.Restored(markerFile)} {
-		if err := r.remove(r.state(file)); err != nil {
+	for _, file := range files {
+		if err := r.remove(file); err != nil {
 			r.log.Warn("a file of the restart stays until the next one", "err", err)
 		}
 	}

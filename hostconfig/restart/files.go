@@ -15,7 +15,8 @@ import (
 
 // files is what a transaction does to files, each step of it durable when it returns. Paths are those of this process.
 type files interface {
-	// Read reads a regular file of at most maxState bytes.
+	// Read reads a regular file of at most maxState bytes. The error is errLink where path is a symbolic link: what is
+	// written there would take its place.
 	Read(path string) ([]byte, error)
 	// Write replaces a file, or makes it, in one rename. Its directory must be there.
 	Write(path string, data []byte, mode fs.FileMode) error
@@ -30,9 +31,15 @@ type osFiles struct{}
 
 var _ files = osFiles{}
 
+// errLink says that there is a symbolic link.
+var errLink = errors.New("it is a symbolic link")
+
 func (osFiles) Read(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe would be waited for
-	if err != nil {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0) // a pipe would be waited for
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		return nil, fmt.Errorf("read %s: %w", path, errLink)
+	case err != nil:
 		return nil, err
 	}
 	defer f.Close()

@@ -84,13 +84,18 @@ func (r *Restarter) checkFile(t target, s *survey) {
 // checkImports sees that containerd does not take for a part of its configuration what stands beside the file for a moment, or
 // for longer after a crash.
 func checkImports(t target, s *survey) {
-	for _, temp := range []string{apply.TempFile(t.edit.Path), systemd.RestoreTemp(t.edit.Path)} {
+	for _, temp := range beside(t.edit.Path) {
 		if importer, pattern := t.config.Takes(temp); importer != "" {
 			s.add("imports", Refuse, fmt.Sprintf("%s imports %s, which would take %s too, which stands there while %s is written: "+
 				"import *.toml only", importer, pattern, temp, t.edit.Path))
 			return
 		}
 	}
+}
+
+// beside are the files that may stand beside a configuration for a while.
+func beside(config string) []string {
+	return []string{apply.TempFile(config), systemd.RestoreTemp(config), systemd.Kept(config)}
 }
 
 // attributes are the extended attributes of a file that a new one in its place does not get by itself.

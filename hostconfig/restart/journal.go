@@ -28,7 +28,6 @@ const (
 	backupSum    = "backup.sum"   // its sha256sum
 	unchangedSum = "new.sum"      // the sha256sum of the new configuration in its place
 	candidate    = "candidate"    // the new configuration, for the preflight
-	replacedFile = "replaced"     // what the rescue found in the place of the configuration
 	markerFile   = "marker"       // there while the boot unit may have something to do
 	recordFile   = "record.json"  // how attempts ended
 	poisonFile   = "refused.json" // configurations that are not tried again
@@ -62,6 +61,9 @@ type journal struct {
 	Phase  phase     `json:"phase"`
 	Begun  time.Time `json:"begun"`
 	BootID string    `json:"bootID"`
+
+	// NoTimer says that no systemd was there, so that nothing was armed or installed.
+	NoTimer bool `json:"noTimer,omitempty"`
 
 	Unit       string   `json:"unit"`
 	Dependants []string `json:"dependants,omitempty"` // were active, and go down with it
@@ -117,7 +119,7 @@ func (r *Restarter) content(j *journal) (content, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && j.Created:
 		return isOld, nil
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errLink):
 		return isOther, nil
 	case err != nil:
 		return isOther, err

@@ -2,12 +2,10 @@ package restart
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -220,6 +218,3 @@ func happens(t *testing.T, f fault, m mishap, at int, s sequel) (hit string) {
 	}
 	return a.hit
 }
-
-var _ = errors.New
-var _ = synctest.Wait

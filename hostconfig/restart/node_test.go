@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -205,6 +206,7 @@ type containerd struct {
 	since  time.Time      // of its start
 	starts int
 	tasks  []daemon.Task
+	ended  []string // ids of those that end by themselves while the daemon is away
 	idle   []string
 	// criTakes is how long after its start CRI works.
 	criTakes time.Duration
@@ -240,6 +242,9 @@ func (c *containerd) start() systemdtest.Outcome {
 	c.starts++
 	if kill != "process" {
 		c.tasks = nil
+	}
+	if len(c.ended) > 0 {
+		c.tasks = slices.DeleteFunc(slices.Clone(c.tasks), func(t daemon.Task) bool { return slices.Contains(c.ended, t.ID) })
 	}
 	switch c.does() {
 	case doesNotStart:
@@ -324,6 +329,15 @@ func (c *containerd) Running(context.Context) (daemon.Running, error) {
 		r.Started[t.ID] = 1
 	}
 	return r, nil
+}
+
+func (c *containerd) Ended(_ context.Context, t daemon.Task) (bool, error) {
+	if err := c.up(); err != nil {
+		return false, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Contains(c.ended, t.ID), nil
 }
 
 func (c *containerd) Ingests(context.Context) ([]daemon.Ingest, error) {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // original is a configuration as it was before hotplate changed it. It may hold passwords, so it is for root only.
@@ -68,8 +69,11 @@ func (r *Restarter) putBack() (restored []string, left []Left, err error) {
 		case is == isOld:
 			continue
 		case is == isOther:
-			left = append(left, Left{file, "somebody has changed it since hotplate did; its config_path means nothing without files in " +
-				"that directory"})
+			l, err := r.leave(file, o)
+			if err != nil {
+				return restored, left, err
+			}
+			left = append(left, l)
 			continue
 		}
 		if o.Created {
@@ -85,12 +89,27 @@ func (r *Restarter) putBack() (restored []string, left []Left, err error) {
 	return restored, left, r.remove(r.state(originalsFile))
 }
 
+// leave leaves a configuration to whoever has changed it since, and keeps for them what it was before hotplate.
+func (r *Restarter) leave(file string, o original) (Left, error) {
+	was := "before hotplate there was none"
+	if !o.Created {
+		kept := r.state("original-" + strings.ReplaceAll(strings.TrimPrefix(file, "/"), "/", "-"))
+		if err := r.write(kept, o.Old, 0o600); err != nil {
+			return Left{}, fmt.Errorf("keep %s as it was before hotplate: %w", file, err)
+		}
+		was = "what it was before hotplate is in " + kept
+	}
+	return Left{file, "somebody has changed it since hotplate did; its config_path means nothing without files in that directory; " + was}, nil
+}
+
 // stands tells what is in the place of a configuration. Where there is nothing, there is nothing to put back.
 func (r *Restarter) stands(file string, o original) (content, error) {
 	data, err := r.read(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return isOld, nil
+	case errors.Is(err, errLink):
+		return isOther, nil
 	case err != nil:
 		return isOther, err
 	case sum(data) == o.NewSum:

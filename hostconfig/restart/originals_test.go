@@ -60,6 +60,13 @@ func TestUninstallPutsTheConfigurationBack(t *testing.T) {
 				if n.ctrd.count() != starts {
 					t.Error("containerd was restarted")
 				}
+				if row.left {
+					const kept = stateDir + "/restart/original-etc-containerd-config.toml"
+					if n.read(kept) != row.old || !strings.Contains(done.Left[0].Reason, kept) {
+						t.Errorf("what it was before is not kept, or not told: %+v", done.Left)
+					}
+					os.Remove(n.at(kept))
+				}
 				n.uninstalled()
 			})
 		})

@@ -94,7 +94,7 @@ func (r *Restarter) transact(ctx context.Context, a Assessment) (Outcome, error)
 		r.log.Info("looked before a restart", "check", c.Name, "verdict", string(c.Verdict), "detail", c.Detail)
 	}
 	j := newJournal(a.target.unit.Name, a.Edit, a.target.info)
-	j.Dependants, j.Before, j.Invocation = a.down, a.before, a.target.unit.InvocationID
+	j.Dependants, j.Before, j.Invocation, j.NoTimer = a.down, a.before, a.target.unit.InvocationID, r.cfg.NoTimer
 	var err error
 	if j.BootID, err = r.bootID(); err != nil {
 		return Outcome{}, err
@@ -209,7 +209,7 @@ func sumLine(sum, file string) []byte { return []byte(sum + "  " + file + "\n") 
 func (r *Restarter) rescue(j *journal) systemd.Rescue {
 	return systemd.Rescue{
 		Name: j.rescue(), Description: "hotplate: restore the configuration of containerd", After: r.after(),
-		Steps: slices.Concat(systemd.KeepCopy(j.File, r.state(replacedFile)), r.restoreSteps(j),
+		Steps: slices.Concat(systemd.KeepFile(j.File), r.restoreSteps(j),
 			systemd.RestartUnit(j.Unit, j.Dependants...)),
 	}
 }
@@ -299,11 +299,27 @@ func (r *Restarter) swap(ctx context.Context, j *journal, data []byte) error {
 		j.Touched = false
 		return fmt.Errorf("%s was changed by somebody else meanwhile", j.File)
 	}
+	if err := r.guarded(ctx, j); err != nil {
+		j.Touched = false
+		return err
+	}
 	if err := r.writeConfig(j, data); err != nil {
 		return err
 	}
 	r.log.Info("configuration of containerd changed", "file", j.File, "what", j.Why)
 	return nil
+}
+
+// guarded sees that the rescue still waits: without it nothing would take back what is written now.
+func (r *Restarter) guarded(ctx context.Context, j *journal) error {
+	if r.cfg.NoTimer {
+		return nil
+	}
+	state, err := r.cfg.Systemd.RescueState(ctx, j.rescue())
+	if err == nil && state != systemd.RescueArmed {
+		err = fmt.Errorf("%s.timer, which would take it back, does not wait any more", j.rescue())
+	}
+	return err
 }
 
 // unchanged sees that what was found before is still so. systemd has read all units anew since, whose files somebody may have
@@ -317,6 +333,10 @@ func (r *Restarter) unchanged(ctx context.Context, j *journal) error {
 	}
 	s := &survey{}
 	r.checkUnit(u, s)
+	down, err := r.checkDependants(ctx, j.Unit, s)
+	if err != nil {
+		return err
+	}
 	running, err := r.cfg.Daemon.Running(ctx)
 	switch {
 	case s.worst() == Refuse:
@@ -325,6 +345,8 @@ func (r *Restarter) unchanged(ctx context.Context, j *journal) error {
 		return errors.New(s.reasons(Defer))
 	case u.InvocationID != j.Invocation:
 		return fmt.Errorf("somebody else restarted %s meanwhile", j.Unit)
+	case !slices.Equal(down, j.Dependants): // whom the rescue starts again
+		return fmt.Errorf("%s go down with %s now", few(down), j.Unit)
 	case err != nil:
 		return err
 	case len(running.Idle) > 0:

@@ -3,6 +3,7 @@ package restart
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -26,6 +27,10 @@ func (r *Restarter) recover(ctx context.Context) (*Outcome, error) {
 	j, err := r.load()
 	if err != nil || j == nil {
 		return nil, err
+	}
+	if r.cfg.NoTimer && !j.NoTimer {
+		return nil, errors.New("an earlier restart of containerd did not come to its end, and only systemd, with which it was begun, " +
+			"can tell how far it is; it cannot be reached now")
 	}
 	r.log.Warn("an earlier restart of containerd did not come to its end", "begun", j.Begun, "phase", string(j.Phase))
 	o, err := r.resume(ctx, j)
@@ -83,11 +88,10 @@ func (r *Restarter) wasRescued(ctx context.Context, j *journal) (bool, error) {
 
 // goOn proves a daemon that may have read the new configuration. One that has not is left alone.
 func (r *Restarter) goOn(ctx context.Context, j *journal) (Outcome, error) {
-	u, err := r.cfg.Systemd.Unit(ctx, j.Unit)
-	if err != nil {
+	if err := r.awaitJob(ctx, j.Unit); err != nil {
 		return Outcome{}, err
 	}
-	if u.InvocationID == j.Invocation {
+	if r.untried(ctx, j) {
 		return r.undo(ctx, j, Abandoned, "the agent died before it restarted containerd")
 	}
 	// A reboot ends all containers, and others come and go while nobody looks: which the restart has ended is not known now.
@@ -97,6 +101,22 @@ func (r *Restarter) goOn(ctx context.Context, j *journal) (Outcome, error) {
 		return r.undo(ctx, j, RolledBack, err.Error())
 	}
 	return r.prove(ctx, j, 0)
+}
+
+// awaitJob waits until systemd has nothing to do for a unit any more: an order of the process that died is carried out all
+// the same. What takes longer than a restart may is judged as it is then.
+func (r *Restarter) awaitJob(ctx context.Context, unit string) error {
+	for end := time.Now().Add(restartTimeout); ; {
+		u, err := r.cfg.Systemd.Unit(ctx, unit)
+		if err != nil || u.Job == 0 || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-time.After(poll):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // mended looks whether a person has mended what hotplate could not.

@@ -46,6 +46,7 @@ type Daemon interface {
 	Info(ctx context.Context) (daemon.Info, error)
 	CheckCRI(ctx context.Context) error
 	Running(ctx context.Context) (daemon.Running, error)
+	Ended(ctx context.Context, t daemon.Task) (bool, error)
 	Ingests(ctx context.Context) ([]daemon.Ingest, error)
 }
 

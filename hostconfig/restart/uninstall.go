@@ -41,7 +41,8 @@ type Receipt struct {
 }
 
 // Uninstall ends what an earlier transaction has left, as Recover does, puts containerd's configuration back as it was before
-// hotplate, and takes the boot unit and the state away, but for locks and what somebody else had written. containerd is not
+// hotplate, and takes the boot unit and the state away, but for locks and what is somebody else's: copies of what they had
+// written, and of what a configuration that they have changed was before. containerd is not
 // restarted for that: the hosts directory, which it reads until its next start, is put back by its own writer. Where the
 // outcome is Failed, or with an error, what is left is left for the next call.
 func (r *Restarter) Uninstall(ctx context.Context) (done Receipt, err error) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hotplate-dev/hotplate/hostconfig/daemon"
 	"github.com/hotplate-dev/hotplate/hostconfig/supervised"
 	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
 )
@@ -179,8 +180,8 @@ func (r *Restarter) proved(ctx context.Context, j *journal) (invocation string, 
 	if err != nil {
 		return "", err
 	}
-	if lost := j.Before.Lost(running); len(lost) > 0 {
-		return "", sick("containers were lost: %s", few(lost))
+	if err := r.checkLost(ctx, j, running); err != nil {
+		return "", err
 	}
 	verdict, err := r.cfg.Probe(ctx)
 	if err != nil {
@@ -192,6 +193,29 @@ func (r *Restarter) proved(ctx context.Context, j *journal) (invocation string, 
 	r.log.Info("containerd obeys the hosts directory, and has kept every container", "dir", r.cfg.HostsDir,
 		"tasks", len(running.Tasks))
 	return u.InvocationID, nil
+}
+
+// checkLost sees that no container has ended with the daemon. One that has ended by itself meanwhile is no loss.
+func (r *Restarter) checkLost(ctx context.Context, j *journal, now daemon.Running) error {
+	var lost []string
+	for _, l := range j.Before.Lost(now) {
+		ended, err := false, error(nil)
+		if l.Gone {
+			ended, err = r.cfg.Daemon.Ended(ctx, l.Task)
+		}
+		switch {
+		case err != nil:
+			return err
+		case ended:
+			r.log.Info("a container has ended by itself meanwhile", "container", l.Task.Namespace+"/"+l.Task.ID)
+		default:
+			lost = append(lost, l.String())
+		}
+	}
+	if len(lost) > 0 {
+		return sick("containers were lost: %s", few(lost))
+	}
+	return nil
 }
 
 // still sees that the daemon is the one of that invocation, runs, and that nobody has changed the file.

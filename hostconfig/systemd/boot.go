@@ -3,7 +3,6 @@ package systemd
 import (
 	"fmt"
 	"path"
-	"slices"
 	"strings"
 )
 
@@ -32,8 +31,7 @@ type BootUnit struct {
 	// Before is the unit that must not start before the steps were taken, such as containerd.service.
 	Before string
 	// Unchanged, if set, is a file with lines as sha256sum writes them. If one of the files named there has another
-	// content at boot, no step is taken: somebody has written it since, and knows better. Needs systemd 243; an older
-	// one takes the steps without looking.
+	// content at boot, no step is taken: somebody has written it since, and knows better.
 	Unchanged string
 	// Steps are taken in order, up to the first that fails and may not. After the last, Marker is moved to
 	// Restored(Marker).
@@ -67,7 +65,7 @@ func (b BootUnit) Render() (string, error) {
 	line("[Service]")
 	line("Type=oneshot")
 	if b.Unchanged != "" {
-		line("# Nobody has written these files since.")
+		line("# Nobody has written these files since. systemd before 243 does not know this, and the first command fails.")
 		line("ExecCondition=%s", execLine(CheckSums(b.Unchanged)))
 	}
 	for _, step := range b.ExecStart() {
@@ -80,8 +78,12 @@ func (b BootUnit) Render() (string, error) {
 }
 
 // ExecStart are all commands that the unit has, by which Unit.ExecStart can be compared with it.
-func (b BootUnit) ExecStart() []Step {
-	return append(slices.Clone(b.Steps), Step{Argv: []string{mv, "-f", b.Marker, Restored(b.Marker)}})
+func (b BootUnit) ExecStart() (steps []Step) {
+	if b.Unchanged != "" {
+		steps = append(steps, CheckSums(b.Unchanged))
+	}
+	steps = append(steps, b.Steps...)
+	return append(steps, Step{Argv: []string{mv, "-f", b.Marker, Restored(b.Marker)}})
 }
 
 func (b BootUnit) validate() error {

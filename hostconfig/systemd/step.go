@@ -15,6 +15,7 @@ type Step struct {
 // a link to /usr/bin.
 const (
 	cp        = "/bin/cp"
+	ln        = "/bin/ln"
 	mv        = "/bin/mv"
 	rm        = "/bin/rm"
 	syncFile  = "/bin/sync"
@@ -38,9 +39,13 @@ func RestoreFile(backup, file string) []Step {
 	}
 }
 
-// KeepCopy makes a copy of a file, if it is there, as it is.
-func KeepCopy(file, to string) []Step {
-	return []Step{{Argv: []string{cp, "-p", file, to}, IgnoreFailure: true}}
+// Kept is the path at which KeepFile keeps file.
+func Kept(file string) string { return file + ".hotplate-replaced" }
+
+// KeepFile keeps what is at file, if anything is, when something else is renamed there: by a second name, which needs no
+// room on a full disk.
+func KeepFile(file string) []Step {
+	return []Step{{Argv: []string{ln, "-f", file, Kept(file)}, IgnoreFailure: true}}
 }
 
 // CheckSums fails, and so keeps the steps after it from being taken, when a file that list names is not what list says of it:

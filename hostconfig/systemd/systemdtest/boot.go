@@ -163,7 +163,7 @@ func (f *Fake) runUnitFile(file string) error {
 				return nil
 			}
 		case "ExecCondition":
-			if r := f.exec(f.ctx, systemd.Command{Argv: words(value)}); r.ExitCode != 0 {
+			if r := f.exec(f.ctx, systemd.Command{Argv: words(value)}); r.ExitCode != 0 && !f.NoExecCondition {
 				return nil
 			}
 		case "ExecStart":

@@ -30,6 +30,8 @@ type Fake struct {
 	Programs map[string]Program
 	// UnitDir is where Enable finds unit files that are given without a directory.
 	UnitDir string
+	// NoExecCondition makes it one before 243, which ignores that.
+	NoExecCondition bool
 	// Root is where the node's root directory is on this machine. Empty: it is that of this machine.
 	Root string
 

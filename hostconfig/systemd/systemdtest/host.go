@@ -35,7 +35,7 @@ func (f *Fake) exec(ctx context.Context, c systemd.Command) systemd.Result {
 		return systemd.Result{Stdout: []byte(strings.Join(args, " ") + "\n")}
 	case "/bin/sleep":
 		return sleep(ctx, args)
-	case "/bin/cat", "/bin/cp", "/bin/mv", "/bin/rm":
+	case "/bin/cat", "/bin/cp", "/bin/ln", "/bin/mv", "/bin/rm":
 		return f.files(program, args)
 	case "/usr/bin/sha256sum":
 		if len(args) == 1 && args[0] != "--version" {
@@ -92,6 +92,11 @@ func (f *Fake) files(program string, args []string) systemd.Result {
 		return systemd.Result{Stdout: content}
 	case "/bin/cp":
 		return failure(copyFile(paths[0], paths[1]))
+	case "/bin/ln":
+		if err := os.Remove(paths[1]); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return failure(err)
+		}
+		return failure(os.Link(paths[0], paths[1]))
 	case "/bin/mv":
 		return failure(os.Rename(paths[0], paths[1]))
 	}

@@ -51,6 +51,8 @@ type Service struct {
 	OnStart func() Outcome
 	// StartTakes is how long a start takes that ends as Run or Exit. Only a Fake obeys.
 	StartTakes time.Duration
+	// StopTakes is how long a restart takes to stop it. Only a Fake obeys.
+	StopTakes time.Duration
 
 	// Type is notify unless it is simple.
 	Type string

@@ -113,7 +113,14 @@ func (u *unit) again(automatic bool) {
 			u.revive = append(u.revive, d)
 		}
 	}
-	u.begin(automatic)
+	if u.service.StopTakes > 0 && u.active == "active" {
+		u.set("deactivating", "stop-sigterm")
+		u.later(u.service.StopTakes, nil, func(Outcome) { u.begin(automatic) })
+		return
+	}
+	if u.active != "deactivating" { // else that start is still to come
+		u.begin(automatic)
+	}
 }
 
 func (u *unit) stop(result chan string) {
