@@ -3,6 +3,8 @@
 package restart_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -102,19 +104,21 @@ func TestKilledAndGone(t *testing.T) {
 		t.Run(line, func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, faulty(t, line, "exit 1"))
-			old := s.read("/etc/containerd/config.toml")
+			const config, theirs = "/etc/containerd/config.toml", "# theirs\n"
+			old := s.read(config)
 			s.killAt("after:Restart")
-			if s.read("/etc/containerd/config.toml") == old {
+			if s.read(config) == old {
 				t.Fatal("it was killed too early")
 			}
-			fault := "nobody comes back after it; daemon-reload; config does not start"
+			s.write(config, s.read(config)+theirs)
+			fault := "nobody comes back after it; daemon-reload; somebody writes another config that does not start"
 			s.exec("systemctl", "daemon-reload")
 			if line == "1.6" {
-				fault = "nobody comes back after it; daemon-reload and daemon-reexec; config does not start"
+				fault = "nobody comes back after it; daemon-reload and daemon-reexec; somebody writes another config that does not start"
 				s.exec("systemctl", "daemon-reexec")
 			}
 			s.eventuallyIn(rescueDelay, "the node to heal", func() bool {
-				return s.read("/etc/containerd/config.toml") == old && s.criWorks()
+				return s.read(config) == old && s.criWorks()
 			})
 			s.well()
 			o := s.restart()
@@ -122,9 +126,26 @@ func TestKilledAndGone(t *testing.T) {
 				t.Errorf("it does not know that the node has healed itself: %+v", o)
 			}
 			s.check(killed, fault, o, restart.RolledBack, "by itself")
+			s.keeps(theirs)
 			s.age()
 			s.check(killed, fault+"; asked once more", s.restart(), restart.Refused, "was tried and taken back")
 			s.leavesNothing()
 		})
+	}
+}
+
+// keeps checks that what somebody else had written is kept, of which the end is known.
+func (s *site) keeps(end string) {
+	s.Helper()
+	copies, err := filepath.Glob(s.node.Path("/var/lib/hotplate/restart") + "/foreign-*")
+	if err != nil || len(copies) != 1 {
+		s.Errorf("copies: %v, %v", copies, err)
+		return
+	}
+	if data, err := os.ReadFile(copies[0]); err != nil || !strings.HasSuffix(string(data), end) {
+		s.Errorf("kept is %q, %v", data, err)
+	}
+	if left, err := filepath.Glob(s.node.Path("/etc/containerd") + "/*.hotplate-*"); err != nil || len(left) > 0 {
+		s.Errorf("left: %v, %v", left, err)
 	}
 }

@@ -3,9 +3,11 @@
 package restart_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/hotplate-dev/hotplate/hack/rig"
+	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
 	"github.com/hotplate-dev/hotplate/hostconfig/restart"
 )
 
@@ -25,6 +27,62 @@ func faulty(t *testing.T, line, command string) rig.NodeConfig {
 			"/etc/containerd/deaf.toml":  base(t, line, version),
 		},
 	}
+}
+
+// TestContainerEnds has a container end while containerd is away. One that ends for a reason of its own is no reason to take
+// a good configuration back; one that ends with its shim is lost.
+func TestContainerEnds(t *testing.T) {
+	for _, line := range rigtest.Lines(t) {
+		if line != "1.6" && line != "2.4" {
+			continue
+		}
+		for _, c := range []struct {
+			fault, signal, whom string
+			want                restart.Kind
+			reason              string
+		}{
+			{"a container ends by itself meanwhile", "TERM", "container", restart.Restarted, ""}, // a counter exits with 0 then
+			{"a container is killed meanwhile", "KILL", "container", restart.Restarted, ""},
+			{"a container and its shim are killed meanwhile", "KILL", "container shim", restart.RolledBack, "were lost"},
+		} {
+			t.Run(line+" "+c.fault, func(t *testing.T) {
+				t.Parallel()
+				s := newSite(t, faulty(t, line, "cd /opt/faulty; kill -"+c.signal+" $(cat "+c.whom+"); cd /; sleep 1"))
+				pod := rigtest.Counter(t, s.node, "ends")
+				status, err := pod.Status(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				shim, err := pod.ShimPID(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.write("/opt/faulty/container", fmt.Sprintln(status.PID))
+				s.write("/opt/faulty/shim", fmt.Sprintln(shim))
+				s.check(afterSwap, c.fault, s.restart(), c.want, c.reason)
+				if status, err := pod.Status(t.Context()); err != nil || status.Running {
+					t.Errorf("it has not ended: %+v, %v", status, err)
+				}
+				s.leavesNothing()
+			})
+		}
+	}
+}
+
+// TestStopsSlowly has a containerd that takes longer to stop than a restart may.
+func TestStopsSlowly(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, rig.NodeConfig{
+		Line: "2.4", ConfigTOML: base(t, "2.4", 3), DropIns: map[string]string{"10-slow.conf": "[Service]\nExecStop=/bin/sleep 30\n"},
+	})
+	old := s.read("/etc/containerd/config.toml")
+	s.check(afterSwap, "it takes 30 s to stop", s.restart(), restart.RolledBack, "has not started within")
+	if got := s.read("/etc/containerd/config.toml"); got != old {
+		t.Errorf("the configuration was not put back byte for byte:\n%s", got)
+	}
+	s.age()
+	s.check(afterSwap, "it takes 30 s to stop, asked once more", s.restart(), restart.Refused, "was tried and taken back")
+	s.leavesNothing()
 }
 
 func TestDaemonAfterSwap(t *testing.T) {

@@ -3,11 +3,10 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -19,36 +18,56 @@ const (
 	signalled = 128
 )
 
-// Ended tells whether a task that ran, and is gone, has ended for a reason of its own: its process has ended by itself, or
-// somebody has removed its container. What a restart of the daemon kills looks different: its record stays, and of how it has
-// ended nothing is known, or that it was a signal. What the kubelet stops at that moment looks like that too.
-func (c *Client) Ended(ctx context.Context, t Task) (bool, error) {
+// Lost says what a restart of the daemon between before and now has cost: every task that is not the same any more, but for
+// those that have ended for a reason of their own.
+//
+//   - Somebody has removed the container: the daemon itself removes no record.
+//   - A container has ended, and its pod's sandbox runs on in the same process. So their shim lives, and of a living shim
+//     the daemon ends nothing but Strays. How it has ended does not tell: from 1.7 on the exit code of what ends while
+//     the daemon is away is not known to it.
+//   - A pod's sandbox was stopped after all its containers had ended by themselves.
+//
+// What the kubelet stops together with its pod at that very moment looks as if it were lost.
+func (c *Client) Lost(ctx context.Context, before, now Running) (lost []Loss, err error) {
+	for _, l := range before.Changed(now) {
+		ended := false
+		if l.Gone {
+			if ended, err = c.ended(ctx, l.Task, before, now); err != nil {
+				return nil, err
+			}
+		}
+		if !ended {
+			lost = append(lost, l)
+		}
+	}
+	return lost, nil
+}
+
+// ended tells whether a task that is gone has ended for a reason of its own.
+func (c *Client) ended(ctx context.Context, t Task, before, now Running) (bool, error) {
 	_, err := c.ctrd.ContainerService().Get(namespaces.WithNamespace(ctx, t.Namespace), t.ID)
 	switch {
 	case errdefs.IsNotFound(err):
-		return true, nil // the daemon itself removes none
+		return true, nil
 	case err != nil:
 		return false, fmt.Errorf("ask containerd for container %s/%s: %w", t.Namespace, t.ID, err)
 	case t.Namespace != criNamespace:
 		return false, nil
 	}
-	is, err := c.runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: t.ID})
+	list, err := c.runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{Id: t.ID}})
 	switch {
-	case status.Code(err) == codes.NotFound:
-		return c.podEnded(ctx, t.ID)
 	case err != nil:
 		return false, fmt.Errorf("ask containerd's CRI plugin for container %s: %w", t.ID, err)
+	case len(list.Containers) == 0:
+		return c.podEnded(ctx, t.ID)
 	}
-	return ended(is.GetStatus()), nil
+	sandbox := list.Containers[0].GetPodSandboxId()
+	return slices.ContainsFunc(before.Tasks, func(s Task) bool {
+		return s.Namespace == criNamespace && s.ID == sandbox && slices.Contains(now.Tasks, s)
+	}), nil
 }
 
-// ended tells whether a container of CRI's has ended by itself.
-func ended(s *runtimeapi.ContainerStatus) bool {
-	return s.GetState() == runtimeapi.ContainerState_CONTAINER_EXITED && s.GetReason() != reasonUnknown &&
-		(s.GetExitCode() < signalled || s.GetReason() == oomKilled)
-}
-
-// podEnded tells whether a pod's sandbox was stopped because its containers have ended by themselves.
+// podEnded tells whether a pod's sandbox was stopped because its containers had ended by themselves.
 func (c *Client) podEnded(ctx context.Context, id string) (bool, error) {
 	list, err := c.runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: id}})
 	if err != nil {
@@ -59,7 +78,9 @@ func (c *Client) podEnded(ctx context.Context, id string) (bool, error) {
 		if err != nil {
 			return false, fmt.Errorf("ask containerd's CRI plugin for container %s: %w", one.Id, err)
 		}
-		if !ended(is.GetStatus()) {
+		s := is.GetStatus()
+		byItself := s.GetExitCode() < signalled || s.GetReason() == oomKilled
+		if s.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED || s.GetReason() == reasonUnknown || !byItself {
 			return false, nil
 		}
 	}

@@ -254,7 +254,7 @@ func (c *Client) records(ctx context.Context, r *Running, known map[string]bool)
 // Loss is a task that is not any more what it was.
 type Loss struct {
 	Task Task
-	// Gone means that there is no such task any more, which may have ended by itself: see Ended.
+	// Gone means that there is no such task any more.
 	Gone bool
 	// What became of it, for people.
 	What string
@@ -262,27 +262,27 @@ type Loss struct {
 
 func (l Loss) String() string { return l.Task.Namespace + "/" + l.Task.ID + " " + l.What }
 
-// Lost compares what ran with what runs now and says what became of each task that is not the same any more: gone,
+// Changed compares what ran with what runs now and says what became of each task that is not the same any more: gone,
 // with another process, or started anew. Tasks that were not there before do not count.
-func (r Running) Lost(now Running) []Loss {
+func (r Running) Changed(now Running) []Loss {
 	pids := make(map[Task]bool, len(now.Tasks))
 	there := make(map[Task]uint32, len(now.Tasks))
 	for _, t := range now.Tasks {
 		pids[t] = true
 		there[Task{Namespace: t.Namespace, ID: t.ID}] = t.PID
 	}
-	var lost []Loss
+	var changed []Loss
 	for _, t := range r.Tasks {
 		switch pid, ok := there[Task{Namespace: t.Namespace, ID: t.ID}]; {
 		case !ok:
-			lost = append(lost, Loss{Task: t, Gone: true, What: fmt.Sprintf("(pid %d) is gone", t.PID)})
+			changed = append(changed, Loss{Task: t, Gone: true, What: fmt.Sprintf("(pid %d) is gone", t.PID)})
 		case !pids[t]:
-			lost = append(lost, Loss{Task: t, What: fmt.Sprintf("had pid %d and has %d", t.PID, pid)})
+			changed = append(changed, Loss{Task: t, What: fmt.Sprintf("had pid %d and has %d", t.PID, pid)})
 		case t.Namespace == criNamespace && r.Started[t.ID] != now.Started[t.ID]:
-			lost = append(lost, Loss{Task: t, What: "was started anew"})
+			changed = append(changed, Loss{Task: t, What: "was started anew"})
 		}
 	}
-	return lost
+	return changed
 }
 
 // Ingest is a blob that is being written into the content store, or that somebody has left unfinished.

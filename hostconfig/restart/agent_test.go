@@ -306,9 +306,9 @@ func (d agentDaemon) Running(ctx context.Context) (r daemon.Running, err error) 
 	return r, err
 }
 
-func (d agentDaemon) Ended(ctx context.Context, t daemon.Task) (ended bool, err error) {
-	err = d.a.op("Ended", true, func() (err error) { ended, err = d.d.Ended(ctx, t); return err })
-	return ended, err
+func (d agentDaemon) Lost(ctx context.Context, before, now daemon.Running) (lost []daemon.Loss, err error) {
+	err = d.a.op("Lost", true, func() (err error) { lost, err = d.d.Lost(ctx, before, now); return err })
+	return lost, err
 }
 
 func (d agentDaemon) Ingests(ctx context.Context) (l []daemon.Ingest, err error) {

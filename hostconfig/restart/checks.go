@@ -407,12 +407,17 @@ func (r *Restarter) checkPulls(ctx context.Context, s *survey) error {
 }
 
 // few lists the first of many.
-func few(all []string) string {
+func few[T any](all []T) string {
 	const most = 3
-	if len(all) <= most {
-		return strings.Join(all, ", ")
+	var words []string
+	for _, one := range all[:min(len(all), most)] {
+		words = append(words, fmt.Sprint(one))
 	}
-	return fmt.Sprintf("%s and %d more", strings.Join(all[:most], ", "), len(all)-most)
+	text := strings.Join(words, ", ")
+	if len(all) > most {
+		text += fmt.Sprintf(" and %d more", len(all)-most)
+	}
+	return text
 }
 
 // poisoned says why the journal's configuration is not tried again; empty if it may be tried.

@@ -120,7 +120,7 @@ func TestShim(t *testing.T) {
 	}
 }
 
-func TestLost(t *testing.T) {
+func TestChanged(t *testing.T) {
 	task := func(ns, id string, pid uint32) daemon.Task { return daemon.Task{Namespace: ns, ID: id, PID: pid} }
 	before := daemon.Running{
 		Tasks: []daemon.Task{task("k8s.io", "a", 1), task("k8s.io", "b", 2), task("moby", "a", 3)}, Started: map[string]int64{"a": 10},
@@ -138,7 +138,7 @@ func TestLost(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []string
-			for _, l := range before.Lost(c.now) {
+			for _, l := range before.Changed(c.now) {
 				got = append(got, l.String())
 				if gone := strings.HasSuffix(l.String(), "is gone"); l.Gone != gone {
 					t.Errorf("%s: gone %v", l, l.Gone)
@@ -149,7 +149,7 @@ func TestLost(t *testing.T) {
 			}
 		})
 	}
-	if lost := (daemon.Running{}).Lost(before); len(lost) > 0 {
+	if lost := (daemon.Running{}).Changed(before); len(lost) > 0 {
 		t.Errorf("of nothing was lost %v", lost)
 	}
 }

@@ -63,8 +63,8 @@
 //
 // # What may go wrong all the same
 //
-// A container that the kubelet stops by a signal in the moment of the restart looks like one that the restart has killed: a
-// good configuration is taken back for it.
+// A pod that the kubelet stops in the moment of the restart looks like one that the restart has killed: a good configuration
+// is taken back for it.
 //
 // CRI does not show everything: a pod that is being created, or stopped, for which containerd has no record yet, is
 // interrupted, and the kubelet has to begin anew. A disk that loses what was synced, and a backup that is damaged after it

@@ -144,7 +144,7 @@ const foreignConfig = "version = 3\n# by somebody else\n"
 // isOfSystemd tells operations of systemd from those of files and of containerd.
 func isOfSystemd(name string) bool {
 	switch verb, _, _ := strings.Cut(name, " "); verb {
-	case "read", "write", "remove", "mkdir", "Probe", "Info", "CheckCRI", "Running", "Ingests":
+	case "read", "write", "remove", "mkdir", "Probe", "Info", "CheckCRI", "Running", "Lost", "Ingests":
 		return false
 	}
 	return true

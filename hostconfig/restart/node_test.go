@@ -331,13 +331,13 @@ func (c *containerd) Running(context.Context) (daemon.Running, error) {
 	return r, nil
 }
 
-func (c *containerd) Ended(_ context.Context, t daemon.Task) (bool, error) {
+func (c *containerd) Lost(_ context.Context, before, now daemon.Running) ([]daemon.Loss, error) {
 	if err := c.up(); err != nil {
-		return false, err
+		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.Contains(c.ended, t.ID), nil
+	return slices.DeleteFunc(before.Changed(now), func(l daemon.Loss) bool { return slices.Contains(c.ended, l.Task.ID) }), nil
 }
 
 func (c *containerd) Ingests(context.Context) ([]daemon.Ingest, error) {

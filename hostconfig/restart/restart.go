@@ -46,7 +46,7 @@ type Daemon interface {
 	Info(ctx context.Context) (daemon.Info, error)
 	CheckCRI(ctx context.Context) error
 	Running(ctx context.Context) (daemon.Running, error)
-	Ended(ctx context.Context, t daemon.Task) (bool, error)
+	Lost(ctx context.Context, before, now daemon.Running) ([]daemon.Loss, error)
 	Ingests(ctx context.Context) ([]daemon.Ingest, error)
 }
 

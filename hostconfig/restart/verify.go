@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hotplate-dev/hotplate/hostconfig/daemon"
 	"github.com/hotplate-dev/hotplate/hostconfig/supervised"
 	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
 )
@@ -180,8 +179,11 @@ func (r *Restarter) proved(ctx context.Context, j *journal) (invocation string, 
 	if err != nil {
 		return "", err
 	}
-	if err := r.checkLost(ctx, j, running); err != nil {
+	switch lost, err := r.cfg.Daemon.Lost(ctx, j.Before, running); {
+	case err != nil:
 		return "", err
+	case len(lost) > 0:
+		return "", sick("containers were lost: %s", few(lost))
 	}
 	verdict, err := r.cfg.Probe(ctx)
 	if err != nil {
@@ -193,29 +195,6 @@ func (r *Restarter) proved(ctx context.Context, j *journal) (invocation string, 
 	r.log.Info("containerd obeys the hosts directory, and has kept every container", "dir", r.cfg.HostsDir,
 		"tasks", len(running.Tasks))
 	return u.InvocationID, nil
-}
-
-// checkLost sees that no container has ended with the daemon. One that has ended by itself meanwhile is no loss.
-func (r *Restarter) checkLost(ctx context.Context, j *journal, now daemon.Running) error {
-	var lost []string
-	for _, l := range j.Before.Lost(now) {
-		ended, err := false, error(nil)
-		if l.Gone {
-			ended, err = r.cfg.Daemon.Ended(ctx, l.Task)
-		}
-		switch {
-		case err != nil:
-			return err
-		case ended:
-			r.log.Info("a container has ended by itself meanwhile", "container", l.Task.Namespace+"/"+l.Task.ID)
-		default:
-			lost = append(lost, l.String())
-		}
-	}
-	if len(lost) > 0 {
-		return sick("containers were lost: %s", few(lost))
-	}
-	return nil
 }
 
 // still sees that the daemon is the one of that invocation, runs, and that nobody has changed the file.
