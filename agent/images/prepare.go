@@ -93,7 +93,7 @@ func (w *Worker) prepare(ctx context.Context, e *image) {
 	puller, pr := w.wanted.Puller, e.progress
 	wanted := slices.Contains(w.images, e) && !w.held(e)
 	if wanted {
-		e.cancel, e.touched = cancel, false
+		e.cancel, e.touched, e.news = cancel, false, false
 		if e.phase != report.ImageReady {
 			e.phase, e.reason, e.message = report.ImageResolving, "", ""
 		}
@@ -161,7 +161,10 @@ func (w *Worker) failed(e *image, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	wait := e.retry.NextBackOff()
-	if prefetch.Broken(err) {
+	switch {
+	case e.news:
+		wait = 0
+	case prefetch.Broken(err):
 		wait = brokenRetry
 	}
 	e.phase, e.reason, e.message = report.ImageFailed, reasonOf(err), err.Error()

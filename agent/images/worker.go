@@ -123,6 +123,7 @@ type image struct {
 	unsure   bool // it is Ready as far as the node can tell; no registry was asked yet what its tag means
 	lookAt   time.Time
 	touched  bool      // a record changed since the last look or preparation began
+	news     bool      // the way to the registry may have changed since preparation began
 	due      time.Time // when it is tried next
 	retry    *backoff.ExponentialBackOff
 	done     int64 // bytes of the layers, of total, when Ensure last ended
@@ -206,7 +207,8 @@ func ofRegistry[T any](byHost map[string]T, e *image) T {
 	return v
 }
 
-// RetryNow makes images that failed due at once: the way to the registry may have changed.
+// RetryNow makes images that failed due at once: the way to the registry may have changed. One that is under way is due
+// again at once if it fails.
 func (w *Worker) RetryNow() {
 	w.mu.Lock()
 	for _, e := range w.images {
@@ -214,6 +216,7 @@ func (w *Worker) RetryNow() {
 			e.due = time.Time{}
 			e.retry.Reset() // and soon again: the connection to a daemon that is just back may not be up yet
 		}
+		e.news = e.cancel != nil
 	}
 	w.mu.Unlock()
 	wake(w.schedule)

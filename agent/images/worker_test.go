@@ -262,6 +262,21 @@ func TestAFailedImageIsTriedLessAndLessOften(t *testing.T) {
 	})
 }
 
+// A try that is under way when the way to the registry changes says nothing of the new one.
+func TestATryUnderWayIsRepeatedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorker(t)
+		w.puller.Fails["bad"] = agenttest.ErrBroken
+		w.wants(img("bad", 0))
+		after(w.puller.Takes / 2)
+		w.RetryNow()
+		after(w.puller.Takes)
+		w.did("sweep bad", "ensure bad", "ensure bad")
+		after(w.puller.Takes) // and that once
+		w.did()
+	})
+}
+
 func TestANewConfigTriesAFailedImageAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorker(t)
