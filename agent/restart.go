@@ -218,6 +218,9 @@ func (r *restarts) recover(ctx context.Context) error {
 		same := r.stuck && o != nil && o.Kind == restart.Failed // it was only looked at
 		end((o != nil || err != nil) && !same)
 		r.readRecords()
+		if errors.Is(err, restart.ErrNeedsSystemd) {
+			r.made = nil // it may be there the next time
+		}
 		if err != nil && ctx.Err() == nil {
 			r.log.Error("an earlier restart of containerd is not ended; trying again every minute", "err", err)
 		}

@@ -9,7 +9,7 @@ import (
 
 func TestWriteFileReplacesAFileAndWhatACrashLeft(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.json")
-	for _, f := range []string{path, path + ".tmp"} {
+	for _, f := range []string{path, TempFile(path)} {
 		if err := os.WriteFile(f, []byte("old"), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -34,7 +34,7 @@ func TestWriteFileKeepsTheOldContentWhenItFails(t *testing.T) {
 	if err := os.WriteFile(path, []byte("old"), fs.FileMode(0o600)); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(path+".tmp/in-the-way", 0o755); err != nil {
+	if err := os.MkdirAll(TempFile(path)+"/in-the-way", 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := WriteFile(path, []byte("new"), 0o600); err == nil {

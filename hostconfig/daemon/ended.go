@@ -25,9 +25,11 @@ const (
 //   - A container has ended, and its pod's sandbox runs on in the same process. So their shim lives, and of a living shim
 //     the daemon ends nothing but Strays. How it has ended does not tell: from 1.7 on the exit code of what ends while
 //     the daemon is away is not known to it.
-//   - A pod's sandbox was stopped after all its containers had ended by themselves.
+//   - A pod has ended, and its containers that ran before have exit codes that say that they ended by themselves, or somebody has
+//     removed them.
 //
-// What the kubelet stops together with its pod at that very moment looks as if it were lost.
+// A pod that the kubelet stops at that very moment, or of which a container has ended while the daemon was away, looks as
+// if it were lost.
 func (c *Client) Lost(ctx context.Context, before, now Running) (lost []Loss, err error) {
 	for _, l := range before.Changed(now) {
 		ended := false
@@ -59,21 +61,28 @@ func (c *Client) ended(ctx context.Context, t Task, before, now Running) (bool, 
 	case err != nil:
 		return false, fmt.Errorf("ask containerd's CRI plugin for container %s: %w", t.ID, err)
 	case len(list.Containers) == 0:
-		return c.podEnded(ctx, t.ID)
+		return c.podEnded(ctx, t.ID, before)
 	}
 	sandbox := list.Containers[0].GetPodSandboxId()
-	return slices.ContainsFunc(before.Tasks, func(s Task) bool {
+	if slices.ContainsFunc(before.Tasks, func(s Task) bool {
 		return s.Namespace == criNamespace && s.ID == sandbox && slices.Contains(now.Tasks, s)
-	}), nil
+	}) {
+		return true, nil
+	}
+	return c.podEnded(ctx, sandbox, before)
 }
 
-// podEnded tells whether a pod's sandbox was stopped because its containers had ended by themselves.
-func (c *Client) podEnded(ctx context.Context, id string) (bool, error) {
+// podEnded tells whether a pod's sandbox was stopped because its containers that ran before had ended by themselves.
+func (c *Client) podEnded(ctx context.Context, id string, before Running) (bool, error) {
+	ran := before.criTasks()
 	list, err := c.runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: id}})
 	if err != nil {
 		return false, fmt.Errorf("ask containerd's CRI plugin for the containers of pod %s: %w", id, err)
 	}
 	for _, one := range list.Containers {
+		if !ran[one.Id] {
+			continue // it had ended before
+		}
 		is, err := c.runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: one.Id})
 		if err != nil {
 			return false, fmt.Errorf("ask containerd's CRI plugin for container %s: %w", one.Id, err)
@@ -84,5 +93,5 @@ func (c *Client) podEnded(ctx context.Context, id string) (bool, error) {
 			return false, nil
 		}
 	}
-	return len(list.Containers) > 0, nil
+	return true, nil
 }

@@ -92,7 +92,7 @@ func late(ctx context.Context, err error) bool {
 	return status.Code(err) == codes.DeadlineExceeded && ctx.Err() == nil
 }
 
-// tasks lists those of one namespace that have not ended, and which of them have no container record.
+// tasks lists those of one namespace, and which of them have no container record.
 func (c *Client) tasks(ctx context.Context) (tasks, orphans []Task, err error) {
 	ns, err := namespaces.NamespaceRequired(ctx)
 	if err != nil {
@@ -278,6 +278,9 @@ func (r Running) Changed(now Running) []Loss {
 			changed = append(changed, Loss{Task: t, Gone: true, What: fmt.Sprintf("(pid %d) is gone", t.PID)})
 		case !pids[t]:
 			changed = append(changed, Loss{Task: t, What: fmt.Sprintf("had pid %d and has %d", t.PID, pid)})
+		case t.Namespace == criNamespace && r.Started[t.ID] != 0 && now.Started[t.ID] == 0:
+			// It has ended since the tasks were listed.
+			changed = append(changed, Loss{Task: t, Gone: true, What: fmt.Sprintf("(pid %d) does not run", t.PID)})
 		case t.Namespace == criNamespace && r.Started[t.ID] != now.Started[t.ID]:
 			changed = append(changed, Loss{Task: t, What: "was started anew"})
 		}

@@ -156,7 +156,7 @@ func (a *agent) begin(name string, reads bool) (number int, err error) {
 			number = -1 // it has been hit
 		}
 	default:
-		if a.name != "" && strings.HasPrefix(name, a.name) {
+		if a.name != "" && matches(name, a.name) {
 			a.at, a.name = number, ""
 		}
 		if number == a.at {
@@ -174,6 +174,11 @@ func (a *agent) begin(name string, reads bool) (number int, err error) {
 		return 0, a.end(name, errKilled)
 	}
 	return number, nil
+}
+
+// matches tells whether an operation's name begins so. What stands beside a file is another one.
+func matches(op, name string) bool {
+	return strings.HasPrefix(op, name) && !strings.HasPrefix(op, name+".")
 }
 
 // kill ends the process.
@@ -338,6 +343,10 @@ func (f agentFiles) Write(path string, data []byte, mode fs.FileMode) error {
 		}
 		return os.Rename(temp, path)
 	})
+}
+
+func (f agentFiles) Rename(from, to string) error {
+	return f.a.op(f.name("rename", to), false, func() error { return os.Rename(from, to) })
 }
 
 func (f agentFiles) Remove(path string) error {

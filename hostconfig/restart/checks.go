@@ -24,6 +24,10 @@ const (
 	minBurst = 3
 	// shimSettles is how long a shim may be there before containerd knows its task.
 	shimSettles = 2 * time.Second
+	// maxUnsure is how often a configuration is tried of which nobody could say how the daemon is with it.
+	maxUnsure = 2
+	// A configuration that was set maxReverts times in revertsIn is not set again: somebody else sets another one.
+	maxReverts, revertsIn = 3, 24 * time.Hour
 	// stalledAfter is when a blob that does not grow is no longer taken for a pull under way: some lie there for good.
 	stalledAfter = 2 * time.Minute
 )
@@ -158,7 +162,7 @@ func (r *Restarter) look(ctx context.Context, a *Assessment, s *survey) error {
 	if a.down, err = r.checkDependants(ctx, a.target.unit.Name, s); err != nil {
 		return err
 	}
-	if err := r.checkPoison(a.target, s); err != nil {
+	if err := r.checkHistory(a.target, s); err != nil {
 		return err
 	}
 	r.checkDisk(a.target, s)
@@ -274,10 +278,21 @@ func (r *Restarter) checkDependants(ctx context.Context, unit string, s *survey)
 	return down, nil
 }
 
-func (r *Restarter) checkPoison(t target, s *survey) error {
-	why, err := r.poisoned(newJournal(t.unit.Name, t.edit, t.info))
+// checkHistory refuses what was tried and taken back, or what somebody takes back again and again.
+func (r *Restarter) checkHistory(t target, s *survey) error {
+	j := newJournal(t.unit.Name, t.edit, t.info)
+	why, err := r.poisoned(j)
 	if err != nil {
 		return err
+	}
+	all, err := r.originals()
+	if err != nil {
+		return err
+	}
+	if o := all[j.File]; o.NewSum == j.NewSum && len(o.Times) == maxReverts && time.Since(o.Times[0]).Abs() < revertsIn {
+		s.add("history", Refuse, fmt.Sprintf("hotplate has set this %d times since %s, and somebody puts the old configuration back: "+
+			"change it where it comes from, or let it be set once more with hotplate restart --again", maxReverts,
+			o.Times[0].UTC().Format(time.RFC3339)))
 	}
 	if why != "" {
 		s.add("history", Refuse, "this very configuration was tried and taken back: "+why+"; change it, or let it be "+
@@ -423,13 +438,19 @@ func few[T any](all []T) string {
 // poisoned says why the journal's configuration is not tried again; empty if it may be tried.
 func (r *Restarter) poisoned(j *journal) (string, error) {
 	all, err := r.poison()
-	return all[j.key()].Reason, err
+	if is := all[j.key()]; is.Unsure == 0 || is.Unsure >= maxUnsure {
+		return is.Reason, err
+	}
+	return "", err
 }
 
 // refusal is an entry of poisonFile.
 type refusal struct {
 	Time   time.Time `json:"time"`
 	Reason string    `json:"reason"`
+	// Unsure is how often it was taken back without a verdict on the daemon; 0 where there was one.
+	Unsure int    `json:"unsure,omitempty"`
+	By     string `json:"by,omitempty"` // the transaction that noted it last
 }
 
 func (r *Restarter) poison() (all map[string]refusal, err error) {
@@ -445,7 +466,15 @@ func (r *Restarter) addPoison(j *journal, reason string) error {
 	if err != nil || all == nil {
 		all = make(map[string]refusal) // what cannot be read is worth less than what has just been seen
 	}
-	all[j.key()] = refusal{Time: time.Now(), Reason: reason}
+	is, known := all[j.key()]
+	if known && is.By == j.ID { // noted before a crash
+		return nil
+	}
+	next := refusal{Time: time.Now(), Reason: reason, By: j.ID}
+	if j.Unsure && (!known || is.Unsure > 0) {
+		next.Unsure = is.Unsure + 1
+	}
+	all[j.key()] = next
 	for len(all) > maxRecords {
 		oldest := slices.MinFunc(slices.Collect(maps.Keys(all)), func(a, b string) int { return all[a].Time.Compare(all[b].Time) })
 		delete(all, oldest)
@@ -453,5 +482,15 @@ func (r *Restarter) addPoison(j *journal, reason string) error {
 	return r.saveJSON(poisonFile, all)
 }
 
-// Forgive lets every configuration that was rolled back be tried again.
-func (r *Restarter) Forgive() error { return r.remove(r.state(poisonFile)) }
+// Forgive lets every configuration be tried again that was rolled back, or that somebody puts back again and again.
+func (r *Restarter) Forgive() error {
+	all, err := r.originals()
+	for file, o := range all {
+		o.Times = nil
+		all[file] = o
+	}
+	if err == nil && len(all) > 0 {
+		err = r.saveJSON(originalsFile, all)
+	}
+	return errors.Join(err, r.remove(r.state(poisonFile)))
+}

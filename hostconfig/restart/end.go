@@ -66,12 +66,18 @@ func (r *Restarter) awaitRescue(ctx context.Context, j *journal, state systemd.R
 	return state == systemd.RescueRan, nil
 }
 
+// rollBack takes a transaction back whose daemon is not as it should be, or not seen to be so.
+func (r *Restarter) rollBack(ctx context.Context, j *journal, why error) (Outcome, error) {
+	j.Unsure = !errors.As(why, new(sickError))
+	return r.undo(ctx, j, RolledBack, why.Error())
+}
+
 // undo takes a transaction back and ends it. kind says how that is called if it succeeds. It may be called again after a
 // crash in its middle.
 func (r *Restarter) undo(ctx context.Context, j *journal, kind Kind, reason string) (Outcome, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	if j.Phase != rollingBack && kind == RolledBack && r.untried(ctx, j) {
+	if kind == RolledBack && r.untried(ctx, j) {
 		kind = Abandoned
 	}
 	reason = withoutValues(reason)
@@ -162,7 +168,20 @@ func (r *Restarter) takeBack(ctx context.Context, j *journal) (found content, er
 	if j.Created { // the backup may be damaged; the journal is not
 		return isNew, r.remove(j.File)
 	}
-	return isNew, r.write(j.File, j.Old, j.Mode)
+	return isNew, r.putOld(j)
+}
+
+// putOld puts the old configuration in its place. Where there is no room to write it, what stands ready beside it will do.
+func (r *Restarter) putOld(j *journal) error {
+	err := r.write(j.File, j.Old, j.Mode)
+	if err == nil {
+		return nil
+	}
+	ready := systemd.RestoreTemp(j.File)
+	if data, rerr := r.read(ready); rerr != nil || sum(data) != j.OldSum {
+		return err
+	}
+	return r.files.Rename(r.here(ready), r.here(j.File))
 }
 
 // setAside keeps what somebody else has put in the place of the configuration.
@@ -237,8 +256,11 @@ func (r *Restarter) heal(ctx context.Context, j *journal, rescued bool) (downtim
 			return 0, r.startDependants(ctx, j)
 		}
 	}
-	if u.InvocationID == j.Invocation && r.works(ctx, j) {
+	switch {
+	case u.InvocationID == j.Invocation && r.works(ctx, j):
 		return 0, nil
+	case r.healed == healed{j.ID, u.InvocationID} && r.works(ctx, j):
+		return 0, r.startDependants(ctx, j)
 	}
 	began := time.Now()
 	if err = r.order(ctx, j.Unit); err == nil {
@@ -250,6 +272,9 @@ func (r *Restarter) heal(ctx context.Context, j *journal, rescued bool) (downtim
 		if uerr != nil || now.InvocationID == u.InvocationID || !r.works(ctx, j) {
 			return 0, err
 		}
+	}
+	if now, err := r.cfg.Systemd.Unit(ctx, j.Unit); err == nil {
+		r.healed = healed{j.ID, now.InvocationID}
 	}
 	return time.Since(began).Round(time.Millisecond), r.startDependants(ctx, j)
 }

@@ -20,6 +20,8 @@ type files interface {
 	Read(path string) ([]byte, error)
 	// Write replaces a file, or makes it, in one rename. Its directory must be there.
 	Write(path string, data []byte, mode fs.FileMode) error
+	// Rename puts a file in the place of another one in its directory.
+	Rename(from, to string) error
 	// Remove removes a file. It is no error if there is none.
 	Remove(path string) error
 	// Mkdir makes one directory.
@@ -59,6 +61,13 @@ func (osFiles) Read(path string) ([]byte, error) {
 
 func (osFiles) Write(path string, data []byte, mode fs.FileMode) error {
 	return apply.WriteFile(path, data, mode)
+}
+
+func (osFiles) Rename(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	return syncDir(to)
 }
 
 func (osFiles) Remove(path string) error {

@@ -95,7 +95,8 @@ func checkImports(t target, s *survey) {
 
 // beside are the files that may stand beside a configuration for a while.
 func beside(config string) []string {
-	return []string{apply.TempFile(config), systemd.RestoreTemp(config), systemd.Kept(config)}
+	ready := systemd.RestoreTemp(config)
+	return []string{apply.TempFile(config), ready, apply.TempFile(ready), systemd.Kept(config)}
 }
 
 // attributes are the extended attributes of a file that a new one in its place does not get by itself.
@@ -150,7 +151,7 @@ func (r *Restarter) checkRescue(ctx context.Context, a *Assessment, s *survey) e
 		return nil //nolint:nilerr // it is a verdict
 	}
 	tried := make(map[string]bool)
-	for _, step := range rescue.Steps {
+	for _, step := range append(rescue.Steps, systemd.RestoreFile(r.state(BootUnit), bootFile)...) {
 		program := step.Argv[0]
 		if step.IgnoreFailure || tried[program] {
 			continue

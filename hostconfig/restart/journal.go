@@ -85,6 +85,8 @@ type journal struct {
 	// Kind and Reason are how it will be said to have ended, and why, once it is being rolled back.
 	Kind   Kind   `json:"kind,omitempty"`
 	Reason string `json:"reason,omitempty"`
+	// Unsure says that the reason is none of the daemon: somebody could not be asked.
+	Unsure bool `json:"unsure,omitempty"`
 }
 
 func newJournal(unit string, edit configtoml.Edit, info daemon.Info) *journal {

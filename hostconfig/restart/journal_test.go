@@ -80,6 +80,7 @@ func TestDamagedBackup(t *testing.T) {
 		n := newNode(t, with(criDown))
 		n.runTo("Restart ")
 		n.write(stateDir+"/restart/"+backupFile, oldConfig[1:])
+		n.write(systemd.RestoreTemp(usualConfig), oldConfig[1:])
 		n.wait()
 		if !obeys(n.read(usualConfig)) {
 			t.Error("a damaged backup was put back")
@@ -96,21 +97,47 @@ func TestDamagedBackup(t *testing.T) {
 	})
 }
 
-// TestBackupIsReadBack damages the backup as soon as it is written.
+// TestOneOfTwoBackups has one of them damaged, or gone: the other one will do.
+func TestOneOfTwoBackups(t *testing.T) {
+	ready := systemd.RestoreTemp(usualConfig)
+	for name, damage := range map[string]func(*node) error{
+		"ours is damaged":   func(n *node) error { n.write(stateDir+"/restart/"+backupFile, "x"); return nil },
+		"the other is gone": func(n *node) error { return os.Remove(n.at(ready)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNode(t, with(criDown))
+				n.runTo("Restart ")
+				if err := damage(n); err != nil {
+					t.Fatal(err)
+				}
+				n.wait()
+				if bad := n.healthy(); bad != "" || n.read(usualConfig) != oldConfig {
+					t.Errorf("the old configuration is not in force: %s", bad)
+				}
+				if res := n.run(); res.err != nil || res.Kind != RolledBack || !res.Rescued {
+					t.Errorf("%v, rescued: %v", res, res.Rescued)
+				}
+			})
+		})
+	}
+}
+
+// TestBackupIsReadBack damages a backup as soon as it is written.
 func TestBackupIsReadBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		n := newNode(t)
-		a := n.newAgent()
-		a.name = "write " + stateDir + "/restart/" + backupSum
-		a.after = func() error { n.write(stateDir+"/restart/"+backupFile, "x"); return nil }
-		starts := n.ctrd.count()
-		if res := a.run(); res.Kind != Abandoned || !strings.Contains(res.Reason, "the disk is damaged") {
-			t.Error(res)
-		}
-		if n.ctrd.count() != starts || n.read(usualConfig) != oldConfig {
-			t.Error("containerd was touched")
-		}
-	})
+	for _, file := range []string{stateDir + "/restart/" + backupFile, systemd.RestoreTemp(usualConfig)} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNode(t)
+			a := n.newAgent()
+			a.name = "write " + file
+			a.after = func() error { n.write(file, "x"); return nil }
+			starts := n.ctrd.count()
+			if res := a.run(); res.Kind != Abandoned || !strings.Contains(res.Reason, "the disk is damaged") {
+				t.Error(res)
+			}
+			n.untouched(starts)
+		})
+	}
 }
 
 func TestOnlyRootReadsWhatIsKept(t *testing.T) {

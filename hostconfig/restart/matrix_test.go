@@ -196,8 +196,17 @@ func (tr *trial) end(kinds []Kind) {
 	case !works && last != Refused:
 		tr.errorf("new agents end as %v", kinds)
 	}
-	if i := slices.Index(kinds, RolledBack); i >= 0 && slices.Contains(kinds[i+1:], Restarted) && !tr.foreign {
-		tr.errorf("what was rolled back was tried again: %v", kinds)
+	tries := 0
+	for _, k := range kinds {
+		switch {
+		case k == RolledBack:
+			tries++
+		case k == Restarted && tries >= maxUnsure && !tr.foreign:
+			tr.errorf("what was rolled back was tried again and again: %v", kinds)
+		}
+	}
+	if tries > maxUnsure && !tr.foreign {
+		tr.errorf("what was rolled back was tried again and again: %v", kinds)
 	}
 	tr.ctrd.mu.Lock()
 	tasks := tr.ctrd.tasks

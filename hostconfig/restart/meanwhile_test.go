@@ -1,12 +1,17 @@
 package restart
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/hotplate-dev/hotplate/hostconfig/daemon"
 	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
 )
 
@@ -16,7 +21,7 @@ func (a *agent) when(p phase, name string, do func() error) {
 	done := false
 	a.at = 0
 	a.always = func(op string) error {
-		if !done && strings.HasPrefix(op, name) && strings.Contains(a.read(journalPath), `"`+string(p)+`"`) {
+		if !done && matches(op, name) && strings.Contains(a.read(journalPath), `"`+string(p)+`"`) {
 			done = true
 			return do()
 		}
@@ -302,6 +307,206 @@ func TestBegunWithSystemd(t *testing.T) {
 		n.cfg = nil
 		if res := n.run(); res.err != nil || res.Kind != Restarted {
 			t.Errorf("%v", res)
+		}
+	})
+}
+
+// TestShimHangsAfterTheRestart has a shim stop answering when the new configuration is in force. One more restart would kill its
+// containers.
+func TestShimHangsAfterTheRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		a, starts := n.newAgent(), n.ctrd.count()
+		a.at = 0
+		a.always = func(op string) error {
+			if op == "Running" && strings.Contains(a.read(journalPath), string(restarting)) {
+				return fmt.Errorf("k8s.io: %w", daemon.ErrShimHangs)
+			}
+			return nil
+		}
+		if res := a.run(); res.err != nil || res.Kind != Restarted || n.ctrd.count() != starts+1 {
+			t.Errorf("%v; %d restarts", res, n.ctrd.count()-starts)
+		}
+	})
+}
+
+// TestSystemdGoesAway has systemd go away before it hears of the restart, until long after. What was not tried may be tried.
+func TestSystemdGoesAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		a, starts := n.newAgent(), n.ctrd.count()
+		a.at = 0
+		a.always = func(op string) error {
+			if is := a.read(journalPath); isOfSystemd(op) && (strings.Contains(is, `"restarting"`) || strings.Contains(is, `"rollingBack"`)) {
+				return systemd.ErrUnreachable
+			}
+			return nil
+		}
+		if res := a.run(); res.err == nil {
+			t.Errorf("%v", res)
+		}
+		if res := n.run(); res.err != nil || res.Kind != Abandoned || n.ctrd.count() != starts {
+			t.Errorf("%v; %d restarts", res, n.ctrd.count()-starts)
+		}
+		if res := n.run(); res.Kind != Restarted {
+			t.Errorf("once more: %v", res)
+		}
+	})
+}
+
+// TestVerifiedIsNotWatchedOnceMore has an agent come back so late that the rescue would act while it watches.
+func TestVerifiedIsNotWatchedOnceMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, func(n *node) { n.soak = 30 * time.Second })
+		a := n.newAgent()
+		a.name, a.before = "Disarm", a.kill
+		a.run()
+		time.Sleep(a.r.after() - n.soak - 20*time.Second)
+		if res := n.run(); res.err != nil || res.Kind != Restarted {
+			t.Errorf("%v", res)
+		}
+		if n.wait(); !obeys(n.read(usualConfig)) || n.healthy() != "" {
+			t.Errorf("it is taken back: %s", n.healthy())
+		}
+	})
+}
+
+// TestRollbackWithoutItsEnd has a disk on which nothing can be noted any more when the old configuration is back.
+func TestRollbackWithoutItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, with(ignores))
+		a, starts := n.newAgent(), n.ctrd.count()
+		a.at = 0
+		a.always = func(op string) error {
+			ours := strings.Contains(op, stateDir+"/restart/journal") && strings.Contains(a.read(journalPath), string(restarting))
+			if ours && (strings.HasPrefix(op, "write ") || strings.HasPrefix(op, "remove ")) {
+				return unix.EROFS
+			}
+			return nil
+		}
+		for range 4 {
+			if res := a.run(); res.err == nil {
+				t.Errorf("%v", res)
+			}
+			time.Sleep(time.Minute)
+		}
+		if got := n.ctrd.count() - starts; got != 2 || n.read(usualConfig) != oldConfig {
+			t.Errorf("%d restarts, not one and one back", got)
+		}
+	})
+}
+
+// TestSomebodyPutsTheOldOneBack has another tool that manages the configuration, and restarts containerd for it.
+func TestSomebodyPutsTheOldOneBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		theirs := func() {
+			n.write(usualConfig, oldConfig)
+			n.restart()
+			time.Sleep(time.Minute)
+		}
+		for range maxReverts {
+			if res := n.run(); res.Kind != Restarted {
+				t.Fatal(res)
+			}
+			theirs()
+		}
+		res := n.run()
+		if res.err != nil || res.Kind != Refused || !strings.Contains(res.Reason, "puts the old configuration back") {
+			t.Errorf("%v", res)
+		}
+		if err := n.newAgent().r.Forgive(); err != nil {
+			t.Error(err)
+		}
+		if res := n.run(); res.Kind != Restarted {
+			t.Errorf("forgiven: %v", res)
+		}
+		theirs()
+		for range maxReverts { // now and then is no war
+			time.Sleep(revertsIn)
+			if res := n.run(); res.Kind != Restarted {
+				t.Errorf("a day later: %v", res)
+			}
+			theirs()
+		}
+	})
+}
+
+// TestTakenBackWithoutAVerdict has a probe that cannot be made after the restart: that says nothing of the configuration, the
+// first time.
+func TestTakenBackWithoutAVerdict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		for range maxUnsure {
+			a := n.newAgent()
+			a.at = 0
+			a.always = func(op string) error {
+				if op == "Probe" && strings.Contains(a.read(journalPath), string(restarting)) {
+					return errFault
+				}
+				return nil
+			}
+			if res := a.run(); res.err != nil || res.Kind != RolledBack || n.healthy() != "" {
+				t.Errorf("%v; %s", res, n.healthy())
+			}
+			time.Sleep(time.Hour)
+		}
+		if res := n.run(); res.Kind != Refused {
+			t.Errorf("%v", res)
+		}
+	})
+}
+
+// TestDiskFillsUp has no room for anything from the swap on, for the rescue neither.
+func TestDiskFillsUp(t *testing.T) {
+	for name, back := range map[string]bool{"the agent lives": true, "nobody comes back": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNode(t, with(doesNotStart))
+				full := false
+				a := n.newAgent()
+				a.at = 0
+				a.always = func(op string) error {
+					if !full && strings.Contains(a.read(journalPath), `"restarting"`) {
+						full = true
+						n.sys.Programs["/bin/cp"] = func(context.Context, systemd.Command) systemd.Result {
+							return systemd.Result{ExitCode: 1, Stderr: []byte("No space left on device")}
+						}
+					}
+					switch {
+					case full && !back && strings.HasPrefix(op, "CheckCRI"):
+						return a.kill()
+					case full && strings.HasPrefix(op, "write "):
+						return unix.ENOSPC
+					}
+					return nil
+				}
+				a.run()
+				if !back {
+					n.wait()
+				}
+				if bad := n.healthy(); bad != "" || n.read(usualConfig) != oldConfig {
+					t.Errorf("%s; the configuration is %q", bad, n.read(usualConfig))
+				}
+			})
+		})
+	}
+}
+
+// TestStateIsLost has the state directory emptied in the middle. The rescue does nothing then, and leaves nothing that is in
+// the way of the next hotplate.
+func TestStateIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		n.runTo(configWrite)
+		for _, f := range []string{journalFile, backupFile, backupSum} {
+			if err := os.Remove(n.at(stateDir + "/restart/" + f)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n.wait()
+		if n.has(systemd.Kept(usualConfig)) {
+			t.Error("the configuration has two names")
 		}
 	})
 }

@@ -101,7 +101,7 @@ var mishaps = []mishap{
 	}},
 	{name: "the disk is read-only from there on", prepare: func(_ *trial, a *agent) {
 		a.always = func(name string) error {
-			if strings.HasPrefix(name, "write ") || strings.HasPrefix(name, "mkdir ") || strings.HasPrefix(name, "remove ") {
+			if strings.HasPrefix(name, "write ") || strings.HasPrefix(name, "mkdir ") || strings.HasPrefix(name, "remove ") || strings.HasPrefix(name, "rename ") {
 				return unix.EROFS
 			}
 			return nil
@@ -144,7 +144,7 @@ const foreignConfig = "version = 3\n# by somebody else\n"
 // isOfSystemd tells operations of systemd from those of files and of containerd.
 func isOfSystemd(name string) bool {
 	switch verb, _, _ := strings.Cut(name, " "); verb {
-	case "read", "write", "remove", "mkdir", "Probe", "Info", "CheckCRI", "Running", "Lost", "Ingests":
+	case "read", "write", "rename", "remove", "mkdir", "Probe", "Info", "CheckCRI", "Running", "Lost", "Ingests":
 		return false
 	}
 	return true
@@ -188,8 +188,8 @@ func happens(t *testing.T, f fault, m mishap, at int, s sequel) (hit string) {
 	m.prepare(tr, a)
 	res := a.run()
 	tr.what = fmt.Sprintf("%q: %s (%s); %s", a.hit, m.name, res, s)
-	if file, ok := strings.CutPrefix(a.hit, "remove "+stateDir+"/restart/"); ok {
-		tr.stays = file
+	if file, ok := strings.CutPrefix(a.hit, "remove "); ok {
+		tr.stays = strings.TrimPrefix(file, stateDir+"/restart/")
 	}
 	if res.killed || res.err == nil && res.Kind == "" {
 		tr.errorf("it ended without a kind")

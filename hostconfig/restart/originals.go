@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // original is a configuration as it was before hotplate changed it. It may hold passwords, so it is for root only.
@@ -19,6 +20,8 @@ type original struct {
 	// NewSum is the sha256sum of what hotplate has put in its place last, and By the transaction that did.
 	NewSum string `json:"newSum"`
 	By     string `json:"by,omitempty"`
+	// Times is when hotplate has put NewSum in its place, the last maxReverts times, the first of them first.
+	Times []time.Time `json:"times,omitempty"`
 }
 
 // Left is a file that is not put back, and why.
@@ -47,8 +50,13 @@ func (r *Restarter) addOriginal(j *journal) error {
 	case !known && len(all) >= maxRecords:
 		return fmt.Errorf("there are %d files already", len(all))
 	case !known || o.NewSum != j.OldSum:
-		o = original{Created: j.Created, Mode: j.Mode, Old: j.Old}
+		o = original{Created: j.Created, Mode: j.Mode, Old: j.Old, NewSum: o.NewSum, Times: o.Times}
 	}
+	if o.NewSum != j.NewSum {
+		o.Times = nil
+	}
+	o.Times = append(o.Times, time.Now())
+	o.Times = o.Times[max(0, len(o.Times)-maxReverts):]
 	o.NewSum, o.By = j.NewSum, j.ID
 	all[j.File] = o
 	return r.saveJSON(originalsFile, all)
@@ -62,6 +70,11 @@ func (r *Restarter) putBack() (restored []string, left []Left, err error) {
 		return nil, nil, fmt.Errorf("find containerd's configuration as it was: %w", err)
 	}
 	for _, file := range slices.Sorted(maps.Keys(all)) {
+		for _, ours := range beside(file) { // one that could not be removed
+			if err := r.remove(ours); err != nil {
+				return restored, left, err
+			}
+		}
 		o := all[file]
 		switch is, err := r.stands(file, o); {
 		case err != nil:

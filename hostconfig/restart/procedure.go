@@ -109,7 +109,7 @@ func (r *Restarter) transact(ctx context.Context, a Assessment) (Outcome, error)
 	// From here on the caller's end does not leave anything half done: the work goes on, which is bounded.
 	down, err := r.restart(context.WithoutCancel(ctx), j)
 	if err != nil {
-		return r.undo(ctx, j, RolledBack, err.Error())
+		return r.rollBack(ctx, j, err)
 	}
 	return r.prove(ctx, j, down)
 }
@@ -124,7 +124,7 @@ func (r *Restarter) prove(ctx context.Context, j *journal, down time.Duration) (
 	case errors.Is(err, errNotWatched):
 		return Outcome{}, err
 	case err != nil:
-		return r.undo(ctx, j, RolledBack, err.Error())
+		return r.rollBack(ctx, j, err)
 	}
 	return r.commit(ctx, j, down)
 }
@@ -183,23 +183,26 @@ func (r *Restarter) alone(ctx context.Context, j *journal) error {
 	return nil
 }
 
-// backup writes the old configuration, and reads it again.
+// backup writes the old configuration twice, and reads it again: into our state, and beside the configuration, from where it
+// comes back by a rename, which needs no room.
 func (r *Restarter) backup(j *journal) error {
-	file := r.state(backupFile)
 	if j.Created {
 		return nil
 	}
-	if err := r.write(file, j.Old, j.Mode); err != nil {
-		return err
+	ready := systemd.RestoreTemp(j.File)
+	for _, file := range []string{r.state(backupFile), ready} {
+		if err := r.write(file, j.Old, j.Mode); err != nil {
+			return err
+		}
+		data, err := r.read(file)
+		if err == nil && sum(data) != sum(j.Old) {
+			err = fmt.Errorf("what was written to %s is not what is read from it: the disk is damaged", file)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	if err := r.write(r.state(backupSum), sumLine(sum(j.Old), file), 0o600); err != nil {
-		return err
-	}
-	data, err := r.read(file)
-	if err == nil && sum(data) != sum(j.Old) {
-		err = fmt.Errorf("what was written to %s is not what is read from it: the disk is damaged", file)
-	}
-	return err
+	return r.write(r.state(backupSum), sumLine(sum(j.Old), ready), 0o600)
 }
 
 // sumLine is a line as sha256sum --check reads it.
@@ -209,18 +212,17 @@ func sumLine(sum, file string) []byte { return []byte(sum + "  " + file + "\n") 
 func (r *Restarter) rescue(j *journal) systemd.Rescue {
 	return systemd.Rescue{
 		Name: j.rescue(), Description: "hotplate: restore the configuration of containerd", After: r.after(),
-		Steps: slices.Concat(systemd.KeepFile(j.File), r.restoreSteps(j),
-			systemd.RestartUnit(j.Unit, j.Dependants...)),
+		Steps: append(r.restoreSteps(j, systemd.KeepFile(j.File)...), systemd.RestartUnit(j.Unit, j.Dependants...)...),
 	}
 }
 
-// restoreSteps put the old configuration back without us. A backup that was damaged meanwhile is not put back: a
-// configuration that passed the preflight is better than that.
-func (r *Restarter) restoreSteps(j *journal) []systemd.Step {
+// restoreSteps put the old configuration back without us, right after the steps before. A backup that was damaged meanwhile
+// is not put back: a configuration that passed the preflight is better than that.
+func (r *Restarter) restoreSteps(j *journal, before ...systemd.Step) []systemd.Step {
 	if j.Created {
-		return systemd.RemoveFile(j.File)
+		return append(before, systemd.RemoveFile(j.File)...)
 	}
-	return append([]systemd.Step{systemd.CheckSums(r.state(backupSum))}, systemd.RestoreFile(r.state(backupFile), j.File)...)
+	return systemd.PutReady(r.state(backupFile), r.state(backupSum), j.File, before...)
 }
 
 // bootUnit is what takes j back after a reboot.

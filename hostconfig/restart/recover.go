@@ -22,6 +22,10 @@ func (r *Restarter) Recover(ctx context.Context) (*Outcome, error) {
 	return r.recover(ctx)
 }
 
+// ErrNeedsSystemd is that of a Restarter without systemd where an earlier transaction was begun with it.
+var ErrNeedsSystemd = errors.New("an earlier restart of containerd did not come to its end, and only systemd, with which it was " +
+	"begun, can tell how far it is; it cannot be reached now")
+
 // recover looks at the journal, at what is on the disk and at what systemd says; the last two are believed.
 func (r *Restarter) recover(ctx context.Context) (*Outcome, error) {
 	j, err := r.load()
@@ -29,8 +33,7 @@ func (r *Restarter) recover(ctx context.Context) (*Outcome, error) {
 		return nil, err
 	}
 	if r.cfg.NoTimer && !j.NoTimer {
-		return nil, errors.New("an earlier restart of containerd did not come to its end, and only systemd, with which it was begun, " +
-			"can tell how far it is; it cannot be reached now")
+		return nil, ErrNeedsSystemd
 	}
 	r.log.Warn("an earlier restart of containerd did not come to its end", "begun", j.Begun, "phase", string(j.Phase))
 	o, err := r.resume(ctx, j)
@@ -94,11 +97,17 @@ func (r *Restarter) goOn(ctx context.Context, j *journal) (Outcome, error) {
 	if r.untried(ctx, j) {
 		return r.undo(ctx, j, Abandoned, "the agent died before it restarted containerd")
 	}
+	if j.Phase == verified { // it was watched already
+		if err := r.awaitCRI(context.WithoutCancel(ctx), j.Unit); err != nil {
+			return r.rollBack(ctx, j, err)
+		}
+		return r.commit(ctx, j, 0)
+	}
 	// A reboot ends all containers, and others come and go while nobody looks: which the restart has ended is not known now.
 	j.Before = daemon.Running{}
 	// That the caller gives up meanwhile says nothing of the daemon.
 	if err := r.awaitCRI(context.WithoutCancel(ctx), j.Unit); err != nil {
-		return r.undo(ctx, j, RolledBack, err.Error())
+		return r.rollBack(ctx, j, err)
 	}
 	return r.prove(ctx, j, 0)
 }

@@ -95,7 +95,13 @@ type Restarter struct {
 	cfg   Config
 	log   *slog.Logger
 	files files
+	// healed is what a rollback has started, so that one that cannot be brought to its end does not restart it again and again.
+	// Whoever has the lock has it.
+	healed healed
 }
+
+// healed is a daemon that works with the old configuration of a transaction.
+type healed struct{ transaction, invocation string }
 
 // ErrBusy means that somebody else is at it: another agent, or hotplate restart.
 var ErrBusy = errors.New("another restart of containerd is under way on this node")

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hotplate-dev/hotplate/hostconfig/daemon"
 	"github.com/hotplate-dev/hotplate/hostconfig/supervised"
 	"github.com/hotplate-dev/hotplate/hostconfig/systemd"
 )
@@ -175,15 +176,8 @@ func (r *Restarter) proved(ctx context.Context, j *journal) (invocation string, 
 	if err := r.startDependants(ctx, j); err != nil {
 		return "", err
 	}
-	running, err := r.cfg.Daemon.Running(ctx)
-	if err != nil {
+	if err := r.kept(ctx, j); err != nil {
 		return "", err
-	}
-	switch lost, err := r.cfg.Daemon.Lost(ctx, j.Before, running); {
-	case err != nil:
-		return "", err
-	case len(lost) > 0:
-		return "", sick("containers were lost: %s", few(lost))
 	}
 	verdict, err := r.cfg.Probe(ctx)
 	if err != nil {
@@ -192,9 +186,30 @@ func (r *Restarter) proved(ctx context.Context, j *journal) (invocation string, 
 	if !verdict.Live {
 		return "", sick("the restarted containerd does not read %s either: %s", r.cfg.HostsDir, verdict.Cause)
 	}
-	r.log.Info("containerd obeys the hosts directory, and has kept every container", "dir", r.cfg.HostsDir,
-		"tasks", len(running.Tasks))
+	r.log.Info("containerd obeys the hosts directory", "dir", r.cfg.HostsDir)
 	return u.InvocationID, nil
+}
+
+// kept sees that every container is what it was. A shim that does not answer now is no reason to go back: one more restart is
+// what would kill its containers.
+func (r *Restarter) kept(ctx context.Context, j *journal) error {
+	running, err := r.cfg.Daemon.Running(ctx)
+	switch {
+	case errors.Is(err, daemon.ErrShimHangs):
+		r.log.Warn("whether all containers are kept is not known, and containerd is not restarted once more for it", "err", err)
+		return nil
+	case err != nil:
+		return err
+	}
+	lost, err := r.cfg.Daemon.Lost(ctx, j.Before, running)
+	switch {
+	case err != nil:
+		return err
+	case len(lost) > 0:
+		return sick("containers were lost: %s", few(lost))
+	}
+	r.log.Info("containerd has kept every container", "tasks", len(running.Tasks))
+	return nil
 }
 
 // still sees that the daemon is the one of that invocation, runs, and that nobody has changed the file.

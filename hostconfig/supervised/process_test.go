@@ -69,14 +69,19 @@ func TestParseNSpid(t *testing.T) {
 
 func open(t *testing.T, pid int) *process {
 	t.Helper()
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := openProcess(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var p *process
+	// In the middle of its exec a process has no command line, as one that has ended.
+	eventually(t, "a process to have begun", func() bool {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err = openProcess(fd)
+		if err != nil && !errors.Is(err, errEnded) {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
 	t.Cleanup(p.close)
 	return p
 }

@@ -39,6 +39,21 @@ func RestoreFile(backup, file string) []Step {
 	}
 }
 
+// PutReady puts what stands at RestoreTemp(file) in the place of file, with one rename, which needs no room on a full disk.
+// backup is copied there before if nothing stands there. Nothing is done where it is not what the list sums says of it. The
+// steps between come right before the rename.
+func PutReady(backup, sums, file string, between ...Step) []Step {
+	temp := RestoreTemp(file)
+	steps := []Step{
+		{Argv: []string{cp, "-n", "-p", backup, temp}, IgnoreFailure: true}, // some fail where they find something
+		{Argv: []string{syncFile, temp}, IgnoreFailure: true},
+		CheckSums(sums),
+	}
+	return append(append(steps, between...),
+		Step{Argv: []string{mv, "-f", temp, file}},
+		Step{Argv: []string{syncFile, path.Dir(file)}, IgnoreFailure: true})
+}
+
 // Kept is the path at which KeepFile keeps file.
 func Kept(file string) string { return file + ".hotplate-replaced" }
 

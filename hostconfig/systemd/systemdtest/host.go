@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -91,6 +92,9 @@ func (f *Fake) files(program string, args []string) systemd.Result {
 		}
 		return systemd.Result{Stdout: content}
 	case "/bin/cp":
+		if _, err := os.Stat(paths[1]); err == nil && slices.Contains(args, "-n") {
+			return systemd.Result{}
+		}
 		return failure(copyFile(paths[0], paths[1]))
 	case "/bin/ln":
 		if err := os.Remove(paths[1]); err != nil && !errors.Is(err, fs.ErrNotExist) {
