@@ -45,10 +45,11 @@ func chunkFor(chunk, memory int64, parallel int) int64 {
 	return n
 }
 
-// get waits for n bytes, at most chunk, and returns a buffer of that length.
+// get waits for n bytes, and returns a buffer of that length. n is at most chunk, but for blobs that were begun with
+// larger chunks: when the limits were other ones.
 func (b *budget) get(ctx context.Context, n int64) ([]byte, error) {
 	size := b.chunk
-	if n <= b.chunk/4 { // a full buffer would waste most of its place
+	if n <= b.chunk/4 || n > b.chunk { // a full buffer would waste most of its place, or is too small
 		size = n
 	}
 	if err := b.acquire(ctx, size); err != nil {
@@ -65,8 +66,12 @@ func (b *budget) get(ctx context.Context, n int64) ([]byte, error) {
 	return buf[:n], nil
 }
 
-// several waits for as many whole buffers as there may be, up to n, and at least for one.
-func (b *budget) several(ctx context.Context, n int) ([][]byte, error) {
+// several waits for as many buffers of at least size as there may be, up to n, and at least for one.
+func (b *budget) several(ctx context.Context, n int, size int64) ([][]byte, error) {
+	if size > b.chunk {
+		buf, err := b.get(ctx, size)
+		return [][]byte{buf}, err
+	}
 	n = max(1, min(n, int(b.total/b.chunk)))
 	if err := b.acquire(ctx, int64(n)*b.chunk); err != nil {
 		return nil, err
@@ -95,9 +100,11 @@ func (b *budget) put(buf []byte) {
 	b.release(size)
 }
 
+// acquire waits for n bytes, or for all that there are.
 func (b *budget) acquire(ctx context.Context, n int64) error {
 	b.waiting.Add(1)
 	defer b.waiting.Add(-1)
+	n = min(n, b.total)
 	if err := b.bytes.Acquire(ctx, n); err != nil {
 		return context.Cause(ctx)
 	}
@@ -106,6 +113,7 @@ func (b *budget) acquire(ctx context.Context, n int64) error {
 }
 
 func (b *budget) release(n int64) {
+	n = min(n, b.total)
 	b.used.Add(-n)
 	b.bytes.Release(n)
 }

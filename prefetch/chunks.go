@@ -154,7 +154,7 @@ func (b *blob) stream(ctx context.Context, f fetch.RangeFetcher) error {
 	if start == b.desc.Size {
 		return nil
 	}
-	bufs, err := b.p.budget.several(ctx, ahead)
+	bufs, err := b.p.budget.several(ctx, ahead, b.chunk())
 	if err != nil {
 		return err
 	}

@@ -1,8 +1,10 @@
 package prefetch_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,6 +12,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
 
 	"github.com/hotplate-dev/hotplate/prefetch"
 	"github.com/hotplate-dev/hotplate/prefetch/prefetchtest"
@@ -320,5 +325,117 @@ func TestSweepRemovesWhatIsNotWanted(t *testing.T) {
 	}
 	if files := leftovers(t, store); len(files) > 0 {
 		t.Errorf("left: %q", files)
+	}
+}
+
+// TestOtherLimitsInTheMiddle ends a pull in its middle and goes on with another memory, as a change of the config does.
+func TestOtherLimitsInTheMiddle(t *testing.T) {
+	for name, configure := range ways(t) {
+		for what, second := range map[string]struct {
+			chunk, memory int64
+			fault         prefetchtest.Fault
+		}{
+			"smaller chunks":       {chunk: prefetchtest.Chunk / 4, memory: prefetchtest.Memory / 4},
+			"less than a chunk":    {chunk: prefetchtest.Chunk / 8, memory: prefetchtest.Chunk / 2},
+			"larger chunks":        {chunk: prefetchtest.Chunk * 2, memory: prefetchtest.Memory},
+			"smaller, in a stream": {chunk: prefetchtest.Chunk / 4, memory: prefetchtest.Memory / 4, fault: prefetchtest.IgnoreRange},
+		} {
+			t.Run(name+", "+what, func(t *testing.T) {
+				t.Parallel()
+				staging := t.TempDir()
+				same := func(c *prefetch.Config) {
+					if configure(c); c.Staging != "" {
+						c.Staging = staging
+					}
+				}
+				mem, store := directStore(t, same)
+				reg := prefetchtest.NewOfflineRegistry("registry.test")
+				ref := reg.Push(prefetchtest.Build(t, 1, 8*prefetchtest.Chunk+1000), "m", "v1")
+				reg.Script(prefetchtest.On(func(r *http.Request, n int) bool { return prefetchtest.Layers(r, n) && n > 6 },
+					prefetchtest.Status(http.StatusNotFound)))
+				if _, err := prefetchtest.NewPrefetcher(t, store, prefetchtest.Hosts(reg)).Ensure(t.Context(), prefetch.Image{Ref: ref}, nil); err == nil {
+					t.Fatal("it was not ended in the middle")
+				}
+				reg.Script(nil)
+				if second.fault != nil {
+					reg.Script(prefetchtest.On(prefetchtest.Layers, second.fault))
+				}
+				others := prefetchtest.Configured{Store: mem, Configure: func(c *prefetch.Config) {
+					same(c)
+					c.ChunkSize, c.Memory = second.chunk, second.memory
+				}}
+				if _, err := prefetchtest.NewPrefetcher(t, others, prefetchtest.Hosts(reg)).Ensure(t.Context(), prefetch.Image{Ref: ref}, nil); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// TestWhatHasComeIsNotCountedTwice has one image in its middle, and another one that fits beside the rest of it.
+func TestWhatHasComeIsNotCountedTwice(t *testing.T) {
+	for name, configure := range map[string]func(*prefetch.Config){
+		"layers kept":     kept,
+		"layers not kept": func(c *prefetch.Config) { c.KeepLayers = prefetch.KeepNever },
+	} {
+		t.Run(name, func(t *testing.T) {
+			mem, store := directStore(t, func(c *prefetch.Config) {
+				configure(c)
+				c.StallTimeout, c.Memory, c.MaxParallel = time.Minute, prefetch.DefaultMemory, 8
+			})
+			const size = 5 * prefetchtest.Chunk // the last of which does not come
+			disk := func(free int64) {
+				v := prefetch.Volume{Path: "/disk", Device: 1, Size: 10 * size, Free: free}
+				mem.SetSpace(prefetch.Space{Content: v, Snapshots: v})
+			}
+			reserve := int64(15 * 10 * size / 100)
+			reg, reg2 := prefetchtest.NewOfflineRegistry("registry.test"), prefetchtest.NewOfflineRegistry("other.test")
+			img, other := prefetchtest.Build(t, 1, size), prefetchtest.Build(t, 2, size)
+			ref, ref2 := reg.Push(img, "m", "v1"), reg2.Push(other, "m", "v2")
+			asked := make(chan struct{})
+			var once sync.Once
+			reg.Script(prefetchtest.On(func(r *http.Request, n int) bool {
+				return prefetchtest.Blob(img.Layers[0].Digest.String())(r, n) && strings.HasPrefix(r.Header.Get("Range"), fmt.Sprintf("bytes=%d-", 4*prefetchtest.Chunk))
+			}, func(a *prefetchtest.Answer) {
+				once.Do(func() { close(asked) })
+				prefetchtest.Stall(0)(a)
+			}))
+			p := prefetchtest.NewPrefetcher(t, store, func(host string) ([]docker.RegistryHost, error) {
+				if host == reg2.Host() { // the requests to the other one have taken all its places
+					return prefetchtest.Hosts(reg2)(host)
+				}
+				return prefetchtest.Hosts(reg)(host)
+			})
+			ctx, cancel := context.WithCancel(t.Context())
+			var first sync.WaitGroup
+			defer first.Wait()
+			defer cancel()
+			disk(reserve + 3*size)
+			pr := new(prefetch.Progress)
+			first.Go(func() {
+				if _, err := p.Ensure(ctx, prefetch.Image{Ref: ref}, pr); !errors.Is(err, context.Canceled) {
+					t.Errorf("the first one is %v", err)
+				}
+			})
+			<-asked
+			for pr.Snapshot().Layers[0].Unpacked < 3*prefetchtest.Chunk {
+				time.Sleep(time.Millisecond)
+			}
+			// Room for what is left of the first, and for the second: less than for both.
+			room := int64(2 * size) // of one image: its blob, and what is in it
+			if name != "layers kept" {
+				room = size
+			}
+			disk(reserve + 2*room - 2*prefetchtest.Chunk)
+			if _, err := p.Ensure(ctx, prefetch.Image{Ref: ref2}, nil); err != nil {
+				t.Errorf("one that fits beside the rest of the first is %v", err)
+			}
+			third := reg2.Push(prefetchtest.Build(t, 3, size), "m", "v3")
+			disk(reserve + room)
+			_, err := p.Ensure(ctx, prefetch.Image{Ref: third}, nil)
+			if !errors.Is(err, prefetch.ErrNoSpace) || !strings.Contains(err.Error(), "other images under way will take") {
+				t.Errorf("one that does not fit beside the first is %v", err)
+			}
+		})
 	}
 }

@@ -118,6 +118,27 @@ type Layer struct {
 	WaitingFor string `json:"waitingFor,omitempty"`
 }
 
+// left tells which shares of the bytes of now have not been fetched, and not been laid out, when it is called.
+func (p *Progress) left() func() (fetch, unpack float64) {
+	open := func() (fetch, unpack int64) {
+		for _, l := range p.Snapshot().Layers {
+			fetch, unpack = fetch+l.Size-l.Done, unpack+l.Size-l.Unpacked
+		}
+		return fetch, unpack
+	}
+	share := func(now, before int64) float64 {
+		if before <= 0 {
+			return 1
+		}
+		return min(float64(now)/float64(before), 1)
+	}
+	fetch0, unpack0 := open()
+	return func() (float64, float64) {
+		fetch, unpack := open()
+		return share(fetch, fetch0), share(unpack, unpack0)
+	}
+}
+
 // Snapshot returns a copy of the present state.
 func (p *Progress) Snapshot() Snapshot {
 	if p == nil {

@@ -66,41 +66,65 @@ func compression(desc ocispec.Descriptor) string {
 
 // room keeps several images from counting on the same free bytes.
 type room struct {
-	mu      sync.Mutex
-	claimed map[uint64]int64 // by device; guarded by mu
+	mu     sync.Mutex
+	claims map[*claim]bool // guarded by mu
 }
 
-// need is what an image takes on one filesystem.
-type need struct {
-	volume Volume
-	bytes  int64
-	what   string
+// claim is what an image that is under way takes.
+type claim struct {
+	needs []need
+	left  func() (blobs, trees float64) // which shares of it have not come yet, and so are free still
 }
+
+// claimed is what others still take of a filesystem. The caller holds mu.
+func (r *room) claimed(device uint64) (bytes int64) {
+	for c := range r.claims {
+		blobs, trees := c.left()
+		for _, n := range c.needs {
+			if n.volume.Device == device {
+				bytes += int64(float64(n.blobs)*blobs + float64(n.trees)*trees)
+			}
+		}
+	}
+	return bytes
+}
+
+// need is what an image takes on one filesystem: bytes of compressed blobs, and of what is unpacked.
+type need struct {
+	volume       Volume
+	blobs, trees int64
+	what         string
+}
+
+func (n need) bytes() int64 { return n.blobs + n.trees }
 
 // needs tells what the layers from stack on take, by filesystem, beside what of them is staged already. In the API way the
 // blobs are there twice for a while if they are staged; the second copy goes blob by blob and is left out.
 func (r *run) needs(space Space, stack []stacked, others []ocispec.Descriptor) []need {
 	var blobs, trees int64
+	var digests []digest.Digest
 	for _, l := range stack {
 		trees += r.p.ratios.unpacked(l.desc)
 		if r.keep {
 			blobs += l.desc.Size
+			digests = append(digests, l.desc.Digest)
 		}
 	}
 	for _, o := range others {
 		blobs += o.Size
+		digests = append(digests, o.Digest)
 	}
 	if path := r.stagingPath(); path != "" {
 		if dir, err := r.p.stagingDir(path); err == nil {
-			if staged, err := dir.Usage(); err == nil {
+			if staged, err := dir.Usage(digests...); err == nil {
 				blobs = max(0, blobs-staged)
 			}
 		}
 	}
-	content := need{space.Content, blobs, gigabytes(blobs) + " of compressed layers"}
-	snapshots := need{space.Snapshots, trees, "about " + gigabytes(trees) + " of unpacked ones"}
+	content := need{space.Content, blobs, 0, gigabytes(blobs) + " of compressed layers"}
+	snapshots := need{space.Snapshots, 0, trees, "about " + gigabytes(trees) + " of unpacked ones"}
 	if space.Content.Device == space.Snapshots.Device {
-		snapshots.bytes += blobs
+		snapshots.blobs = blobs
 		if blobs > 0 {
 			snapshots.what = content.what + " and " + snapshots.what
 		}
@@ -120,22 +144,19 @@ func (r *run) claim(ctx context.Context, stack []stacked, others []ocispec.Descr
 	room.mu.Lock()
 	defer room.mu.Unlock()
 	for _, n := range needs {
-		if err := r.p.fits(n, room.claimed[n.volume.Device]); err != nil {
+		if err := r.p.fits(n, room.claimed(n.volume.Device)); err != nil {
 			return nil, err
 		}
 	}
-	if room.claimed == nil {
-		room.claimed = make(map[uint64]int64)
+	if room.claims == nil {
+		room.claims = make(map[*claim]bool)
 	}
-	for _, n := range needs {
-		room.claimed[n.volume.Device] += n.bytes
-	}
+	c := &claim{needs: needs, left: r.progress.left()}
+	room.claims[c] = true
 	return func() {
 		room.mu.Lock()
 		defer room.mu.Unlock()
-		for _, n := range needs {
-			room.claimed[n.volume.Device] -= n.bytes
-		}
+		delete(room.claims, c)
 	}, nil
 }
 
@@ -169,16 +190,16 @@ func (r *run) mayPin(ctx context.Context, id digest.Digest) error {
 // fits tells whether there is room for n beside what others have claimed. What is not known is taken to fit.
 func (p *Prefetcher) fits(n need, claimed int64) error {
 	v := n.volume
-	if v.Path == "" || n.bytes == 0 {
+	if v.Path == "" || n.bytes() == 0 {
 		return nil
 	}
-	if keep := p.reserve(v.Size); v.Free-claimed-n.bytes < keep {
+	if keep := p.reserve(v.Size); v.Free-claimed-n.bytes() < keep {
 		others := ""
 		if claimed > 0 {
-			others = ", other images under way take " + gigabytes(claimed) + " of that"
+			others = ", other images under way will take " + gigabytes(claimed) + " of that"
 		}
 		return fmt.Errorf("%w: the image needs %s (%s); %s has %s free of %s%s, and %s are to stay free: remove "+
-			"something, or set a smaller reserve", ErrNoSpace, gigabytes(n.bytes), n.what, v.Path, gigabytes(v.Free),
+			"something, or set a smaller reserve", ErrNoSpace, gigabytes(n.bytes()), n.what, v.Path, gigabytes(v.Free),
 			gigabytes(v.Size), others, gigabytes(keep))
 	}
 	return p.inodes(v)

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -176,16 +177,16 @@ func (d *Dir) remove(path string) error {
 	return d.disk.Remove(path)
 }
 
-// Usage is how many bytes the filesystem gets back if all blobs are removed: what is really allocated, without data that
+// Usage is how many bytes the filesystem gets back if these blobs are removed, or all: what is really allocated, without data that
 // has another link.
-func (d *Dir) Usage() (int64, error) {
+func (d *Dir) Usage(of ...digest.Digest) (int64, error) {
 	names, err := d.disk.ReadDir(d.cfg.Path)
 	if err != nil {
 		return 0, fmt.Errorf("read the staging directory: %w", err)
 	}
 	var total int64
 	for _, name := range names {
-		if _, ok := parseDirName(name); !ok {
+		if dgst, ok := parseDirName(name); !ok || len(of) > 0 && !slices.Contains(of, dgst) {
 			continue
 		}
 		n, err := d.usage(filepath.Join(d.cfg.Path, name))
