@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -260,8 +259,7 @@ func (s *Server) newLeader(recorder events.EventRecorder) (l *leader, err error)
 	auth := NewAuthenticator(tokenReviewer{s.cfg.Urgent}, s.cfg.Namespace, s.cfg.AgentAccount, func(pod, uid string) (string, bool) {
 		return l.view.NodeOfPod(s.cfg.Namespace, pod, uid)
 	})
-	l.handler = &handler{auth: auth, answer: l.Answer, seen: s.metrics.reported, log: s.cfg.Log,
-		places: make(chan struct{}, maxAtOnce), limits: map[string]*rate.Limiter{}}
+	l.handler = newHandler(auth, l.Answer, s.metrics.reported, s.cfg.Log)
 	return l, nil
 }
 

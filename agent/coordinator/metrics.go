@@ -95,7 +95,7 @@ type counts struct {
 func (l *leader) count() counts {
 	c := counts{ready: map[report.ConditionStatus]int{report.True: 0, report.False: 0, report.Unknown: 0}, reasons: map[string]int{},
 		images:   map[ImageState]int{ImagePending: 0, ImageReady: 0, ImageFailed: 0},
-		restarts: map[string]int{howRestarted: 0, howRolledBack: 0, howFailed: 0}}
+		restarts: map[string]int{howRestarted: 0, howRolledBack: 0, howFailed: 0, howOther: 0}}
 	for _, is := range l.statuses() {
 		c.ready[is.Ready]++
 		if is.Ready != report.True {
@@ -113,7 +113,11 @@ func (l *leader) count() counts {
 			}
 		}
 		for _, r := range h.Report.Restart.Records {
-			c.restarts[r.How]++
+			how := r.How
+			if _, known := c.restarts[how]; !known {
+				how = howOther
+			}
+			c.restarts[how]++
 		}
 	}
 	return c

@@ -22,6 +22,7 @@ const (
 	howRestarted  = "Restarted"
 	howRolledBack = "RolledBack"
 	howFailed     = "Failed"
+	howOther      = "Other"
 )
 
 // Rollout is which nodes restart containerd now, and what their restarts came to. It is kept in a ConfigMap before a leave is

@@ -28,6 +28,10 @@ const (
 	// unknownRetry is when a node may try again whose token nobody can be asked about now, and up to twice as much more, so that
 	// thousands do not come back in step.
 	unknownRetry = 5 * time.Second
+	// maxRead is how long the body of a report may take, once there is a place for it.
+	maxRead = 5 * time.Second
+	// toldRate and toldBurst bound how often the log tells of refused reports, a second.
+	toldRate, toldBurst = 1, 10
 	// maxDrain is how much is read of a report that is refused, in bytes.
 	maxDrain = 64 << 10
 	// maxWait is how long a report waits for one of those places.
@@ -37,20 +41,31 @@ const (
 // errNotLeading is what a replica says that agents should not have asked.
 var errNotLeading = errors.New("this replica does not lead")
 
+// authenticator tells of which node a token is. *Authenticator is one.
+type authenticator interface {
+	Node(ctx context.Context, token string) (string, error)
+}
+
 // handler answers reports.
 type handler struct {
-	auth interface {
-		Node(ctx context.Context, token string) (string, error)
-	}
+	auth   authenticator
 	answer func(ctx context.Context, node string, r report.NodeReport) (report.Directive, error)
 	seen   func(code int, took time.Duration)
 	log    *slog.Logger
 
+	told   *rate.Limiter // of what is said of refused reports
 	places chan struct{} // holds a token for each report that is being read
 	packed sync.Pool     // of *gzip.Reader, each of which takes 40 KiB
 
 	mu     sync.Mutex
 	limits map[string]*rate.Limiter // by node; guarded by mu
+	reads  map[string]bool          // the nodes whose report is being read; guarded by mu
+}
+
+func newHandler(auth authenticator, answer func(context.Context, string, report.NodeReport) (report.Directive, error),
+	seen func(int, time.Duration), log *slog.Logger) *handler {
+	return &handler{auth: auth, answer: answer, seen: seen, log: log, told: rate.NewLimiter(toldRate, toldBurst),
+		places: make(chan struct{}, maxAtOnce), limits: map[string]*rate.Limiter{}, reads: map[string]bool{}}
 }
 
 // statusError is an error with the code that it is told by.
@@ -78,7 +93,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		}
 		// The connection is closed: what is not read of the body would take the answer along.
 		_, _ = io.CopyN(io.Discard, req.Body, maxDrain)
-		h.log.Debug("report refused", "from", req.RemoteAddr, "code", code, "err", err)
+		level := slog.LevelDebug
+		if (code == http.StatusUnauthorized || code == http.StatusForbidden) && h.told.Allow() {
+			level = slog.LevelWarn // somebody is not who they say they are
+		}
+		h.log.Log(req.Context(), level, "report refused", "from", req.RemoteAddr, "code", code, "err", err)
 		http.Error(w, err.Error(), code)
 	} else {
 		w.Header().Set("Content-Type", "application/json")
@@ -107,7 +126,12 @@ func (h *handler) serve(w http.ResponseWriter, req *http.Request) (report.Direct
 	if !h.limit(node).Allow() {
 		return none, &statusError{http.StatusTooManyRequests, time.Second, fmt.Errorf("node %s reports too often", node)}
 	}
+	done, ok := h.readOne(node)
+	if !ok {
+		return none, &statusError{http.StatusTooManyRequests, time.Second, fmt.Errorf("another report of node %s is being read", node)}
+	}
 	r, err := h.read(w, req)
+	done()
 	if err == nil && r.Node != node {
 		err = fail(http.StatusForbidden, fmt.Errorf("the token is of node %s, and the report of node %.253q", node, r.Node))
 	}
@@ -121,6 +145,21 @@ func (h *handler) serve(w http.ResponseWriter, req *http.Request) (report.Direct
 	return d, nil
 }
 
+// readOne lets one report of a node be read at a time: who sends slowly takes one place, and not all of them.
+func (h *handler) readOne(node string) (done func(), ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.reads[node] {
+		return nil, false
+	}
+	h.reads[node] = true
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.reads, node)
+	}, true
+}
+
 // read reads a report, which is small even when it is packed: what unpacks to more is not read to its end.
 func (h *handler) read(w http.ResponseWriter, req *http.Request) (r report.NodeReport, err error) {
 	wait, cancel := context.WithTimeout(req.Context(), maxWait)
@@ -131,6 +170,7 @@ func (h *handler) read(w http.ResponseWriter, req *http.Request) (r report.NodeR
 	case <-wait.Done():
 		return r, &statusError{http.StatusServiceUnavailable, maxWait, errors.New("too many reports at once")}
 	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(maxRead)) // a recorder in a test has none
 	var body io.Reader = http.MaxBytesReader(w, req.Body, report.MaxReport)
 	switch enc := req.Header.Get("Content-Encoding"); enc {
 	case "", "identity":
@@ -157,6 +197,7 @@ func (h *handler) read(w http.ResponseWriter, req *http.Request) (r report.NodeR
 	if err := json.Unmarshal(data, &r); err != nil {
 		return r, fail(http.StatusBadRequest, fmt.Errorf("read report: %w", err))
 	}
+	bound(&r)
 	return r, nil
 }
 

@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/hotplate-dev/hotplate/agent/report"
 )
 
@@ -32,9 +30,8 @@ func (nodeOfToken) Node(_ context.Context, token string) (string, error) {
 	return token, nil
 }
 
-func newHandler(answer func(context.Context, string, report.NodeReport) (report.Directive, error)) *handler {
-	return &handler{auth: nodeOfToken{}, answer: answer, seen: func(int, time.Duration) {}, log: slog.New(slog.DiscardHandler),
-		places: make(chan struct{}, maxAtOnce), limits: map[string]*rate.Limiter{}}
+func testHandler(answer func(context.Context, string, report.NodeReport) (report.Directive, error)) *handler {
+	return newHandler(nodeOfToken{}, answer, func(int, time.Duration) {}, slog.New(slog.DiscardHandler))
 }
 
 func packed(data []byte) []byte {
@@ -89,7 +86,7 @@ func TestReports(t *testing.T) {
 			req.Header.Set("Authorization", c.auth)
 			req.Header.Set("Content-Encoding", c.encoding)
 			w := httptest.NewRecorder()
-			newHandler(said).ServeHTTP(w, req)
+			testHandler(said).ServeHTTP(w, req)
 			if w.Code != c.code || !strings.Contains(w.Body.String(), c.says) {
 				t.Errorf("%d %s, want %d %s", w.Code, w.Body, c.code, c.says)
 			}
@@ -106,7 +103,7 @@ func TestReports(t *testing.T) {
 
 // TestANodeThatReportsTooOften is told to wait, and keeps nobody else from reporting.
 func TestANodeThatReportsTooOften(t *testing.T) {
-	h := newHandler(func(context.Context, string, report.NodeReport) (report.Directive, error) {
+	h := testHandler(func(context.Context, string, report.NodeReport) (report.Directive, error) {
 		return report.Directive{}, nil
 	})
 	post := func(node string) *httptest.ResponseRecorder {
@@ -136,7 +133,7 @@ func TestANodeThatReportsTooOften(t *testing.T) {
 
 // TestPackedReportsAreReadOneAfterTheOther: what unpacks them is used again, also after a report that cannot be unpacked.
 func TestPackedReportsAreReadOneAfterTheOther(t *testing.T) {
-	h := newHandler(func(_ context.Context, node string, r report.NodeReport) (report.Directive, error) {
+	h := testHandler(func(_ context.Context, node string, r report.NodeReport) (report.Directive, error) {
 		return report.Directive{ConfigHash: node + " " + r.Config.Hash}, nil
 	})
 	for i := range 50 {

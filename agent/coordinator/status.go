@@ -37,29 +37,41 @@ type ImageStatus struct {
 	Total int64 `json:"total"`
 }
 
+// maxAsked is how many people and programs are answered at once.
+const maxAsked = 8
+
 // Handler answers what people and programs ask: metrics, health, and what is known of nodes. It changes nothing and tells no
 // secret.
 func (s *Server) Handler() http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(s.metrics.reports, s.metrics.took, s.metrics.untilReady, fleetCollector{s})
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: maxAsked}))
+	places := make(chan struct{}, maxAsked)
 	ok := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
 	mux.HandleFunc("GET /healthz", ok)
 	mux.HandleFunc("GET /readyz", ok) // a replica that waits for the Lease is ready to
-	mux.HandleFunc("GET /v1/nodes", s.asLeader(func(l *leader, _ *http.Request) (any, error) { return l.statuses(), nil }))
-	mux.HandleFunc("GET /v1/nodes/{name}", s.asLeader(func(l *leader, req *http.Request) (any, error) {
+	mux.HandleFunc("GET /v1/nodes", s.asLeader(places, func(l *leader, _ *http.Request) (any, error) { return l.statuses(), nil }))
+	mux.HandleFunc("GET /v1/nodes/{name}", s.asLeader(places, func(l *leader, req *http.Request) (any, error) {
 		return l.statusOf(req.PathValue("name"), true)
 	}))
-	mux.HandleFunc("GET /v1/restarts", s.asLeader(func(l *leader, _ *http.Request) (any, error) { return l.restarts(), nil }))
+	mux.HandleFunc("GET /v1/restarts", s.asLeader(places, func(l *leader, _ *http.Request) (any, error) { return l.restarts(), nil }))
 	return mux
 }
 
 var errNoReport = errors.New("no report of this node")
 
-// asLeader answers where this replica leads.
-func (s *Server) asLeader(answer func(*leader, *http.Request) (any, error)) http.HandlerFunc {
+// asLeader answers where this replica leads. An answer looks at the whole fleet, so there are only so many at once.
+func (s *Server) asLeader(places chan struct{}, answer func(*leader, *http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, req *http.Request) {
+		select {
+		case places <- struct{}{}:
+			defer func() { <-places }()
+		default:
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, "too many questions at once", http.StatusServiceUnavailable)
+			return
+		}
 		l := s.leads.Load()
 		if l == nil {
 			http.Error(w, errNotLeading.Error(), http.StatusServiceUnavailable)
@@ -79,7 +91,13 @@ func (s *Server) asLeader(answer func(*leader, *http.Request) (any, error)) http
 
 func (l *leader) statuses() []NodeStatus {
 	all := []NodeStatus{}
-	for name := range l.fleet.All() {
+	names := l.fleet.All()
+	for _, name := range l.view.Marked() { // of some of them this leader has heard nothing
+		if _, heard := names[name]; !heard {
+			names[name] = nil
+		}
+	}
+	for name := range names {
 		if is, err := l.statusOf(name, false); err == nil {
 			all = append(all, is)
 		}
@@ -90,17 +108,21 @@ func (l *leader) statuses() []NodeStatus {
 
 func (l *leader) statusOf(name string, whole bool) (NodeStatus, error) {
 	heard, ok := l.fleet.Of(name)
-	node, there := l.view.Node(name)
-	if !ok || !there {
+	object := l.view.Get(name)
+	if object == nil {
 		return NodeStatus{}, fmt.Errorf("%s: %w", name, errNoReport)
 	}
-	c, _ := l.Conclude(node, false)
+	node := nodeOf(object)
+	c, known := l.Conclude(node, !ok && ours(object).marked())
+	if !ok && !known {
+		return NodeStatus{}, fmt.Errorf("%s: %w", name, errNoReport)
+	}
 	out := NodeStatus{Node: name, Ready: c.Status, Reason: c.Reason, Message: c.Message, Heard: heard.At, Faults: c.Faults}
 	for _, want := range l.Wanted(node).Images {
 		is, _ := find(heard.Report.Images, want)
 		out.Images = append(out.Images, ImageStatus{WantedImage: want, State: c.Images[want.Name], Done: is.BytesDone, Total: is.BytesTotal})
 	}
-	if whole {
+	if whole && ok {
 		out.Report = &heard.Report
 	}
 	return out, nil
