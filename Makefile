@@ -68,8 +68,9 @@ unit: ## Unit tests with the race detector
 	$(GO) test -race ./...
 
 .PHONY: e2e
-e2e: ## Tests on real containerd (1.7 and 2.4) and a real registry; needs root
-	HOTPLATE_LINES=1.7,2.4 $(GO) test -tags e2e -count=1 -p 2 -timeout 40m $(E2E)
+e2e: ## Tests on real containerd (1.7 and 2.4), a registry and a cluster; prints their tables; needs root
+	t=$$(mktemp -d); HOTPLATE_LINES=1.7,2.4 HOTPLATE_TABLE=$$t/test-table.md \
+		$(GO) test -tags e2e -count=1 -p 2 -timeout 40m $(E2E); code=$$?; cat $$t/*.md 2>/dev/null; rm -r $$t; exit $$code
 
 .PHONY: e2e-full
 e2e-full: ## The same on every containerd line from 1.6 to 2.4; keeps the table in docs/

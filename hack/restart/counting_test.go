@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/hotplate-dev/hotplate/hack/rig"
 	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
+	"github.com/hotplate-dev/hotplate/hostconfig/restart"
 )
 
 // counters is how many pods count on each containerd.
@@ -24,12 +26,86 @@ type runs interface {
 	StartCounter(ctx context.Context, name string) (*rig.Counter, error)
 }
 
+// maxGap is how long a pod may be held up between two numbers, on a busy machine.
+const maxGap = 5 * time.Second
+
 // counting are the pods that count on one containerd.
 type counting struct {
 	*testing.T
-	on   runs
-	pods []*rig.Counter
-	pids []int // of pods, as they were at first
+	on    runs
+	pods  []*rig.Counter
+	pids  []int // of pods, as they were at first
+	watch *watch
+}
+
+// watch sees how long CRI is away.
+type watch struct {
+	mu      sync.Mutex
+	since   time.Time     // of the absence now; zero if there is none. Guarded by mu, as is
+	longest time.Duration // of those that have ended
+}
+
+// look enters what came of a question that was asked at a time.
+func (w *watch) look(asked time.Time, works bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case works && !w.since.IsZero():
+		w.longest, w.since = max(w.longest, time.Since(w.since)), time.Time{}
+	case !works && w.since.IsZero():
+		w.since = asked
+	}
+}
+
+// took is the longest absence since it was asked last.
+func (w *watch) took() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	longest := w.longest
+	w.longest = 0
+	return longest
+}
+
+// watches asks CRI all the time until the test ends.
+func (c *counting) watches() {
+	c.watch = &watch{}
+	ctx, cancel := context.WithCancel(c.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for tick := time.NewTicker(50 * time.Millisecond); ; {
+			select {
+			case <-ctx.Done():
+				tick.Stop()
+				return
+			case <-tick.C:
+				asked := time.Now()
+				soon, enough := context.WithTimeout(ctx, time.Second)
+				if works := c.criAnswers(soon); ctx.Err() == nil {
+					c.watch.look(asked, works)
+				}
+				enough()
+			}
+		}
+	}()
+	c.Cleanup(func() {
+		cancel()
+		<-done
+	})
+}
+
+// away is how long CRI was away in a row: as hotplate says, or else as it was seen. Where containerd was restarted that is never
+// nothing.
+func (c *counting) away(o restart.Outcome) time.Duration {
+	c.Helper()
+	seen := c.watch.took()
+	if o.Downtime > 0 {
+		return o.Downtime
+	}
+	if seen == 0 && (o.Kind == restart.Restarted || o.Rescued) {
+		c.Errorf("it ended as %s, and CRI was never away", o.Kind)
+	}
+	return seen
 }
 
 func startCounting(t *testing.T, on runs) counting {
@@ -43,6 +119,7 @@ func startCounting(t *testing.T, on runs) counting {
 		}
 		c.pods, c.pids = append(c.pods, pod), append(c.pids, status.PID)
 	}
+	c.watches()
 	return c
 }
 
@@ -68,19 +145,24 @@ func (c *counting) kept() string {
 		if err != nil {
 			c.Fatal(err)
 		}
+		if gap > maxGap {
+			c.Errorf("pod %d did not count for %s", i, gap)
+		}
 		kept, numbers, longest = kept+1, numbers+len(lines), max(longest, gap)
 	}
 	return fmt.Sprintf("%d of %d kept; none of %d numbers missed; gap %s", kept, len(c.pods), numbers, longest.Round(10*time.Millisecond))
 }
 
 // criWorks tells whether CRI says that its runtime is ready, which is what the kubelet asks.
-func (c *counting) criWorks() bool {
-	cri, err := c.on.CRI(c.Context())
+func (c *counting) criWorks() bool { return c.criAnswers(c.Context()) }
+
+func (c *counting) criAnswers(ctx context.Context) bool {
+	cri, err := c.on.CRI(ctx)
 	if err != nil {
 		return false
 	}
 	defer cri.Close()
-	status, err := cri.Runtime.Status(c.Context(), &runtimeapi.StatusRequest{})
+	status, err := cri.Runtime.Status(ctx, &runtimeapi.StatusRequest{})
 	return err == nil && slices.ContainsFunc(status.GetStatus().GetConditions(), func(c *runtimeapi.RuntimeCondition) bool {
 		return c.GetType() == runtimeapi.RuntimeReady && c.GetStatus()
 	})

@@ -38,11 +38,13 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
-	if code == 0 {
-		if err := rows.write(os.Getenv(rigtest.TableVariable)); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
+	keep := os.Getenv(rigtest.TableVariable)
+	if code != 0 {
+		keep = ""
+	}
+	if err := rows.write(keep); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
 	}
 	return code
 }

@@ -86,7 +86,7 @@ func (s *place) check(fault string, o restart.Outcome, want restart.Kind, reason
 	}
 	s.eventually("CRI to work", s.criWorks)
 	rows.add(row{group: noSystemd, fault: fault, line: s.line, happened: string(o.Kind) + ": " + short(strings.ReplaceAll(o.Reason, s.dir, "DIR")), pods: s.kept(),
-		downtime: o.Downtime})
+		downtime: s.away(o)})
 }
 
 // age waits until containerd has run for so long that it may be restarted.

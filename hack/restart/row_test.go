@@ -113,7 +113,7 @@ func (s *site) check(group, fault string, o restart.Outcome, want restart.Kind, 
 		happened += ", by the node itself"
 	}
 	rows.add(row{group: group, fault: fault, line: s.node.Line(), happened: happened + ": " + short(o.Reason), pods: pods,
-		downtime: o.Downtime})
+		downtime: s.away(o)})
 }
 
 func short(text string) string {

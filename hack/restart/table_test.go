@@ -38,7 +38,7 @@ func (t *table) add(r row) {
 	t.rows = append(t.rows, r)
 }
 
-// write writes the table as Markdown. Without a file it goes to the standard output.
+// write prints the table as Markdown, and keeps it in a file, if there is to be one.
 func (t *table) write(file string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -52,7 +52,8 @@ func (t *table) write(file string) error {
 	fmt.Fprintf(&b, "# What becomes of each fault of a restart\n\nWritten by `make test-restart`; do not edit. %s, Linux %s.\n\n",
 		rigtest.Machine(), kernel())
 	b.WriteString("Each row was run on a node with systemd, or where the group says so without, with pods that count ten times a\n" +
-		"second. `gap` is the longest time between two numbers of any of them, `away` is how long CRI did not answer. At the end of each row containerd worked.\n")
+		"second. `gap` is the longest time between two numbers of any of them, `away` is how long CRI did not answer, as hotplate\n" +
+		"measured it, or as somebody who asks all the time has seen it. At the end of each row containerd worked.\n")
 	group := ""
 	for _, r := range t.rows {
 		if r.group != group {
@@ -65,8 +66,8 @@ func (t *table) write(file string) error {
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.fault, r.line, r.happened, r.pods, away)
 	}
+	fmt.Print(b.String())
 	if file == "" {
-		fmt.Print(b.String())
 		return nil
 	}
 	return os.WriteFile(file, []byte(b.String()), 0o644)
