@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"math/big"
 	"time"
@@ -25,14 +24,6 @@ const (
 	caKnown = 10 * time.Minute
 	// backdate allows for clocks that differ.
 	backdate = 5 * time.Minute
-)
-
-// The keys of the Secret that holds the authority.
-const (
-	caCertKey  = "ca.crt"
-	caKeyKey   = "ca.key"
-	oldCertKey = "old-ca.crt"
-	oldKeyKey  = "old-ca.key"
 )
 
 // authority is what the coordinator's certificates are signed by: a CA, and the one before while it counts.
@@ -143,48 +134,4 @@ func (a authority) announced() []byte {
 
 func (i *issuer) certPEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: i.cert.Raw})
-}
-
-// data is the authority as a Secret holds it.
-func (a authority) data() (map[string][]byte, error) {
-	out := map[string][]byte{}
-	for _, e := range []struct {
-		is        *issuer
-		cert, key string
-	}{{a.now, caCertKey, caKeyKey}, {a.old, oldCertKey, oldKeyKey}} {
-		if e.is == nil {
-			continue
-		}
-		der, err := x509.MarshalPKCS8PrivateKey(e.is.key)
-		if err != nil {
-			return nil, fmt.Errorf("encode the key of the coordinator's CA: %w", err)
-		}
-		out[e.cert] = e.is.certPEM()
-		out[e.key] = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	}
-	return out, nil
-}
-
-// parseAuthority reads what data has written. One that cannot be read is replaced by the caller: nothing else is signed by it.
-func parseAuthority(data map[string][]byte) (a authority, err error) {
-	if a.now, err = parseIssuer(data[caCertKey], data[caKeyKey]); err != nil {
-		return authority{}, err
-	}
-	if data[oldCertKey] == nil {
-		return a, nil
-	}
-	a.old, err = parseIssuer(data[oldCertKey], data[oldKeyKey])
-	return a, err
-}
-
-func parseIssuer(cert, key []byte) (*issuer, error) {
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil {
-		return nil, errors.New("the Secret holds no CA with its key") // their error may repeat what it holds
-	}
-	is, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
-	if !ok || !pair.Leaf.IsCA {
-		return nil, errors.New("the Secret holds a certificate that is not the coordinator's CA")
-	}
-	return &issuer{cert: pair.Leaf, key: is}, nil
 }

@@ -84,42 +84,6 @@ func TestTheCAIsForTheCoordinatorOnly(t *testing.T) {
 	}
 }
 
-func TestAnAuthorityIsReadAsItWasWritten(t *testing.T) {
-	a, _, err := authority{}.renew(noon)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, now := range []time.Time{noon, noon.Add(caLife * 3 / 4)} {
-		if a, _, err = a.renew(now); err != nil {
-			t.Fatal(err)
-		}
-		data, err := a.data()
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := parseAuthority(data)
-		if err != nil || !bytes.Equal(a.announced(), b.announced()) || !a.now.key.Equal(b.now.key) || (a.old == nil) != (b.old == nil) {
-			t.Errorf("%v", err)
-		}
-	}
-	good, err := a.data()
-	if err != nil {
-		t.Fatal(err)
-	}
-	serving, err := a.sign(noon.Add(caLife * 3 / 4))
-	if err != nil || serving.Leaf.IsCA {
-		t.Fatal(err)
-	}
-	for name, data := range map[string]map[string][]byte{
-		"nothing": nil, "no key": {caCertKey: good[caCertKey]}, "another key": {caCertKey: good[caCertKey], caKeyKey: good[oldKeyKey]},
-		"rubbish": {caCertKey: []byte("x"), caKeyKey: []byte("y")},
-	} {
-		if _, err := parseAuthority(data); err == nil {
-			t.Errorf("%s is taken for an authority", name)
-		}
-	}
-}
-
 func keyPEM(t *testing.T, key crypto.PrivateKey) []byte {
 	t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(key)

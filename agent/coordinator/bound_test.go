@@ -65,7 +65,9 @@ func TestRefusedReportsAreTold(t *testing.T) {
 
 // TestASlowReport has a node that sends a report byte by byte: it has one place, and others are answered.
 func TestASlowReport(t *testing.T) {
-	h := testHandler(func(context.Context, string, report.NodeReport) (report.Directive, error) { return report.Directive{}, nil })
+	h := testHandler(func(context.Context, string, report.NodeReport) (report.Directive, error) {
+		return report.Directive{}, nil
+	})
 	post := func(node string, body io.Reader) int {
 		req := httptest.NewRequest(http.MethodPost, report.ReportPath, body)
 		req.Header.Set("Authorization", "Bearer "+node)

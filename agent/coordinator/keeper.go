@@ -21,8 +21,6 @@ import (
 
 // The objects in the coordinator's own namespace.
 const (
-	// AuthorityName is the Secret that holds the CA that the coordinator makes.
-	AuthorityName = "hotplate-coordinator-tls"
 	// RolloutName is the ConfigMap that holds the Rollout, as JSON in RolloutKey, and what people say of it.
 	RolloutName = "hotplate-rollout"
 	RolloutKey  = "rollout.json"
@@ -55,11 +53,12 @@ type Keeper struct {
 	cfg     KeeperConfig
 	serving atomic.Pointer[tls.Certificate]
 
-	mu      sync.Mutex // guards what follows
-	rollout *corev1.ConfigMap
-	said    Said
-	known   bool // kept is what is in rollout, read or written last
-	kept    string
+	mu        sync.Mutex // guards what follows
+	authority authority
+	rollout   *corev1.ConfigMap
+	said      Said
+	known     bool // kept is what is in rollout, read or written last
+	kept      string
 }
 
 // errOvertaken means that somebody else has written the Rollout since this leader has: another one leads, or a person has edited it.
@@ -96,28 +95,19 @@ func (k *Keeper) Lead(ctx context.Context) error {
 	return k.announce(ctx, roots)
 }
 
-// own serves with a certificate of the coordinator's own CA, which it makes or renews, and returns what agents are to trust.
-func (k *Keeper) own(ctx context.Context) ([]byte, error) {
-	secret, err := k.cfg.Secrets.Get(ctx, AuthorityName, metav1.GetOptions{})
-	missing := apierrors.IsNotFound(err)
-	if err != nil && !missing {
-		return nil, fmt.Errorf("read Secret %s: %w", AuthorityName, err)
-	}
-	var a authority
-	if !missing {
-		if a, err = parseAuthority(secret.Data); err != nil {
-			k.cfg.Log.Warn("the coordinator's CA cannot be read, and is made anew", "secret", AuthorityName, "err", err)
-		}
-	}
+// own serves with a certificate of a CA of this replica's own, which it makes or renews, and returns what agents are to trust. The
+// CA's key is nowhere but in this process: agents may read every Secret of the namespace, and whoever leads next says where it
+// is and whom to trust in one.
+func (k *Keeper) own(context.Context) ([]byte, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	now := time.Now()
-	a, changed, err := a.renew(now)
+	a, changed, err := k.authority.renew(now)
 	if err != nil {
 		return nil, err
 	}
+	k.authority = a
 	if changed {
-		if err := k.saveAuthority(ctx, secret, missing, a); err != nil {
-			return nil, err
-		}
 		k.cfg.Log.Info("the coordinator's CA is new", "until", a.now.cert.NotAfter)
 	}
 	serving := k.serving.Load()
@@ -128,25 +118,6 @@ func (k *Keeper) own(ctx context.Context) ([]byte, error) {
 		k.serving.Store(serving)
 	}
 	return a.announced(), nil
-}
-
-func (k *Keeper) saveAuthority(ctx context.Context, secret *corev1.Secret, missing bool, a authority) error {
-	data, err := a.data()
-	if err != nil {
-		return err
-	}
-	if missing {
-		secret = &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: AuthorityName}, Data: data}
-		_, err = k.cfg.Secrets.Create(ctx, secret, metav1.CreateOptions{FieldManager: FieldManager})
-	} else {
-		secret = secret.DeepCopy()
-		secret.Data = data
-		_, err = k.cfg.Secrets.Update(ctx, secret, metav1.UpdateOptions{FieldManager: FieldManager})
-	}
-	if err != nil {
-		return fmt.Errorf("keep the coordinator's CA in Secret %s: %w", AuthorityName, err)
-	}
-	return nil
 }
 
 // given serves with the certificate of a Secret that somebody else keeps.

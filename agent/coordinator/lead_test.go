@@ -103,7 +103,7 @@ func postReport(t *testing.T, client *fake.Clientset, token string, r report.Nod
 		return report.Directive{}, 0
 	}
 	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM([]byte(is.Data[caCertKey]))
+	pool.AppendCertsFromPEM([]byte(is.Data[report.CAKey]))
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: report.CoordinatorName}}
 	defer transport.CloseIdleConnections()
 	r.Node = strings.TrimPrefix(token, "agent-on-")
