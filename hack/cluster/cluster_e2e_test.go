@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -50,13 +51,21 @@ func TestCluster(t *testing.T) {
 }
 
 func install(s *site) string {
+	files, daemons := s.configuration(), s.daemons()
 	s.helm(append([]string{"install", "hotplate", s.chart, "--wait", "--timeout", "3m"}, s.values()...)...)
+	s.pass(10 * time.Second)
+	if diff := cmp.Diff(files, s.configuration()); diff != "" {
+		s.Errorf("files of nodes (-were +are):\n%s", diff)
+	}
+	if now := s.daemons(); now != daemons {
+		s.Errorf("containerd was restarted:\n%s\nbefore\n%s", now, daemons)
+	}
 	for _, n := range s.c.Nodes() {
-		if got := s.kubectl("get", "node", n.Name, "-o", "jsonpath={.metadata.labels}"); strings.Contains(got, "hotplate.dev") {
-			s.Errorf("%s is labelled: %s", n.Name, got)
+		if got := s.kubectl("get", "node", n.Name, "-o", "jsonpath={.metadata.labels}{.metadata.annotations}{.spec.taints}{.status.conditions}"); strings.Contains(strings.ToLower(got), "hotplate") {
+			s.Errorf("%s is marked: %s", n.Name, got)
 		}
 	}
-	return "agents and coordinators are ready; no node is marked"
+	return "agents and coordinators are ready; files and containerd are as they were, and no Node is marked"
 }
 
 func configured(s *site) string {

@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"strings"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/hotplate-dev/hotplate/agent/coordinator"
 	"github.com/hotplate-dev/hotplate/hack/rig"
 	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
 )
@@ -28,8 +31,9 @@ const (
 	privateHost   = "private.example.com"
 )
 
-// rotate gives it another CA and another password, and writes both into the Secrets.
-func (p *private) rotate(password string) {
+// rotate gives it another CA and another password, and writes both into the Secrets; and its one tag another image, whose digest it
+// returns.
+func (p *private) rotate(password string) (digest string) {
 	p.Helper()
 	users := map[string]string{"robot": password}
 	var err error
@@ -61,9 +65,33 @@ func (p *private) rotate(password string) {
 	if err != nil {
 		p.Fatal(err)
 	}
-	if _, err := rig.Push(p.Context(), privateFront+"/team/tool:"+password, img, rig.PushOptions{CA: ca.PEM(), Username: "robot",
+	img, ok := mutate.Annotations(img, map[string]string{"rotation": strings.TrimPrefix(password, "hunter2-")}).(v1.Image)
+	if !ok {
+		p.Fatal("what was an image is none any more")
+	}
+	if digest, err = rig.Push(p.Context(), privateFront+"/team/tool:now", img, rig.PushOptions{CA: ca.PEM(), Username: "robot",
 		Password: password, Dial: p.c.Dial}); err != nil {
 		p.Fatal(err)
+	}
+	return digest
+}
+
+// holds waits until every node says that the image tool with that digest is Ready on it.
+func (p *private) holds(digest string) {
+	p.Helper()
+	for _, n := range p.c.Nodes() {
+		p.await(n.Name+" to have "+digest, func(context.Context) error {
+			is, err := p.statusOf(n.Name)
+			if err != nil {
+				return err
+			}
+			for _, img := range is.Images {
+				if img.Name == "tool" && img.Digest == digest && img.State == coordinator.ImageReady {
+					return nil
+				}
+			}
+			return fmt.Errorf("it has %+v", is.Images)
+		})
 	}
 }
 
@@ -91,9 +119,8 @@ func rotated(s *site) string {
 		}
 	}()
 	daemons := s.daemons()
-	for _, password := range []string{"hunter2-first", "hunter2-second"} {
-		p.rotate(password)
-		s.config(fmt.Sprintf(`apiVersion: hotplate.dev/v1alpha1
+	digest := p.rotate("hunter2-first")
+	s.config(fmt.Sprintf(`apiVersion: hotplate.dev/v1alpha1
 registries:
 - host: %s
   upstream: Deny
@@ -109,24 +136,29 @@ credentials: [{name: login, secret: private-login}]
 cluster: {resolveInterval: 30s}
 images:
 - {name: llama, ref: %s/models/llama:v1}
-- {name: tool, ref: %s/team/tool:%s}
-`, host, s.c.Front().Host(), privateHost, privateFront, host, privateHost, password))
-		s.allBecome("True Ready: 2 of 2 images", "image.hotplate.dev/tool=ready")
+- {name: tool, ref: %s/team/tool:now}
+`, host, s.c.Front().Host(), privateHost, privateFront, host, privateHost))
+	s.allBecome("True Ready: 2 of 2 images", "image.hotplate.dev/tool=ready")
+	p.holds(digest)
+	for _, password := range []string{"hunter2-second", "hunter2-third"} { // nothing else changes
+		p.holds(p.rotate(password))
 	}
+	s.allBecome("True Ready: 2 of 2 images", "image.hotplate.dev/tool=ready")
 	s.configure(fmt.Sprintf("[{name: llama, ref: %s/models/llama:v1}]", host))
 	s.allBecome("True Ready: 1 of 1 images")
 	if now := s.daemons(); now != daemons {
 		s.Errorf("containerd was restarted:\n%s\nbefore\n%s", now, daemons)
 	}
-	for _, secret := range []string{"hunter2-first", "hunter2-second"} {
+	for _, secret := range []string{"hunter2-first", "hunter2-second", "hunter2-third"} {
 		for _, component := range []string{"agent", "coordinator"} {
 			out := s.kubectl("logs", "-n", namespace, "-l", "app.kubernetes.io/component="+component, "--tail=-1")
-			if strings.Contains(strings.ReplaceAll(out, "tool:"+secret, ""), secret) {
+			if strings.Contains(out, secret) {
 				s.Errorf("a password is in the log of an %s", component)
 			}
 		}
 	}
-	return "CA and password changed twice, images fetched with each; containerd was not restarted; no password in a log"
+	return "CA, password and the image behind a tag changed twice, and nothing else; each image came to every node; containerd was not restarted; " +
+		"no password in a log"
 }
 
 // daemons are the processes of containerd and when they began, by node.
