@@ -18,8 +18,9 @@ import (
 const (
 	// assessTimeout bounds all checks together.
 	assessTimeout = time.Minute
-	// settled is how long the daemon must have run at least.
-	settled = 10 * time.Second
+	// settled is how long the daemon must have run at least, maxSettled at most: a start limit may be for ever, and is reset
+	// before a restart.
+	settled, maxSettled = 10 * time.Second, time.Minute
 	// minBurst is how many starts the unit must be allowed: ours and, if that goes wrong, two more.
 	minBurst = 3
 	// shimSettles is how long a shim may be there before containerd knows its task.
@@ -237,8 +238,8 @@ func (r *Restarter) checkUnit(u systemd.Unit, s *survey) {
 	bad(u.ActiveState != "active" || u.SubState != "running", Defer, "%s is %s/%s", name, u.ActiveState, u.SubState)
 	bad(u.Job != 0, Defer, "systemd has a job for %s", name)
 	age := time.Since(u.StateChange)
-	bad(age >= 0 && age < max(settled, u.StartLimitInterval), Defer, "%s was started %s ago: it must have run for %s",
-		name, age.Round(time.Second), max(settled, u.StartLimitInterval))
+	must := min(max(settled, u.StartLimitInterval), maxSettled)
+	bad(age >= 0 && age < must, Defer, "%s was started %s ago: it must have run for %s", name, age.Round(time.Second), must)
 	switch {
 	case len(s.checks) > before:
 	case r.cfg.NoTimer:

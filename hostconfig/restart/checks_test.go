@@ -39,8 +39,11 @@ func TestCheckUnit(t *testing.T) {
 		"has a job":            {func(u *systemd.Unit) { u.Job = 7 }, Defer, "has a job"},
 		"young":                {func(u *systemd.Unit) { u.StateChange = time.Now().Add(-9 * time.Second) }, Defer, "must have run for 10s"},
 		"young for its limit": {func(u *systemd.Unit) {
-			u.StateChange, u.StartLimitInterval = time.Now().Add(-time.Minute), time.Hour
-		}, Defer, "must have run for 1h"},
+			u.StateChange, u.StartLimitInterval = time.Now().Add(-29*time.Second), 30*time.Second
+		}, Defer, "must have run for 30s"},
+		"old enough for any limit": {func(u *systemd.Unit) {
+			u.StateChange, u.StartLimitInterval = time.Now().Add(-time.Minute), systemd.Forever
+		}, Pass, ""},
 		"from the future":         {func(u *systemd.Unit) { u.StateChange = time.Now().Add(time.Hour) }, Pass, ""},
 		"old, and its clock is 0": {func(u *systemd.Unit) { u.StateChange = time.Time{} }, Pass, ""},
 		"bad in two ways":         {func(u *systemd.Unit) { u.Job, u.KillMode = 7, "mixed" }, Refuse, "KillMode"},
