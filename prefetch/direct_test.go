@@ -439,3 +439,36 @@ func TestWhatHasComeIsNotCountedTwice(t *testing.T) {
 		})
 	}
 }
+
+// TestStagedBlobsHaveADiskOfTheirOwn has the state directory on another filesystem than containerd's, which is small.
+func TestStagedBlobsHaveADiskOfTheirOwn(t *testing.T) {
+	const size = 5 * prefetchtest.Chunk
+	for name, c := range map[string]struct {
+		staging prefetch.Volume
+		wantErr string
+	}{
+		"large enough":       {prefetch.Volume{Path: "/state", Device: 3, Size: 10 * size, Free: 5 * size}, ""},
+		"too small":          {prefetch.Volume{Path: "/state", Device: 3, Size: 10 * size, Free: 2 * size}, "/state has"},
+		"the store's itself": {prefetch.Volume{Path: "/state", Device: 1, Size: 10 * size, Free: 2 * size}, ""},
+		"not known":          {prefetch.Volume{}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			staging := t.TempDir()
+			mem, store := directStore(t, func(c *prefetch.Config) { c.Way, c.Staging = prefetch.API, staging })
+			large := prefetch.Volume{Path: "/disk", Device: 1, Size: 100 * size, Free: 50 * size}
+			mem.SetSpace(prefetch.Space{Content: large, Snapshots: large})
+			reg := prefetchtest.NewOfflineRegistry("registry.test")
+			p := prefetchtest.NewPrefetcher(t, store, prefetchtest.Hosts(reg))
+			prefetch.SetVolumeOf(p, func(dir string) prefetch.Volume {
+				if dir != staging {
+					t.Errorf("it looks at %s", dir)
+				}
+				return c.staging
+			})
+			_, err := p.Ensure(t.Context(), prefetch.Image{Ref: reg.Push(prefetchtest.Build(t, 1, size), "m", "v1")}, nil)
+			if c.wantErr == "" && err != nil || c.wantErr != "" && (!errors.Is(err, prefetch.ErrNoSpace) || !strings.Contains(err.Error(), c.wantErr)) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}

@@ -100,6 +100,8 @@ type Prefetcher struct {
 	company company
 	ratios  ratios
 	room    room
+	// volumeOf is VolumeOf.
+	volumeOf func(dir string) Volume
 
 	pipeMemory int64           // how much pipes is, in bytes
 	byWay      [2]atomic.Int64 // bytes of layers that came by Direct and API
@@ -130,7 +132,7 @@ func New(cfg Config) (*Prefetcher, error) {
 	pipes := cfg.Memory / 4
 	chunks := cfg.Memory - pipes
 	return &Prefetcher{
-		cfg: cfg, fetch: client, pipes: semaphore.NewWeighted(pipes), pipeMemory: pipes,
+		cfg: cfg, fetch: client, volumeOf: VolumeOf, pipes: semaphore.NewWeighted(pipes), pipeMemory: pipes,
 		budget: newBudget(chunks, chunkFor(cfg.ChunkSize, chunks, cfg.MaxParallel)),
 	}, nil
 }

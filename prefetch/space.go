@@ -98,8 +98,22 @@ type need struct {
 
 func (n need) bytes() int64 { return n.blobs + n.trees }
 
+// staging is the filesystem of partial blobs where that is another one than the store's: with the API way, they stand beside
+// our state.
+func (r *run) staging(space Space) Volume {
+	if r.way.Name != API || r.p.cfg.Staging == "" {
+		return Volume{}
+	}
+	v := r.p.volumeOf(r.p.cfg.Staging)
+	if v.Device == space.Content.Device || v.Device == space.Snapshots.Device {
+		return Volume{}
+	}
+	return v
+}
+
 // needs tells what the layers from stack on take, by filesystem, beside what of them is staged already. In the API way the
-// blobs are there twice for a while if they are staged; the second copy goes blob by blob and is left out.
+// blobs are there twice for a while if they are staged; the second copy goes blob by blob and is left out, where it is on the
+// same filesystem.
 func (r *run) needs(space Space, stack []stacked, others []ocispec.Descriptor) []need {
 	var blobs, trees int64
 	var digests []digest.Digest
@@ -114,12 +128,18 @@ func (r *run) needs(space Space, stack []stacked, others []ocispec.Descriptor) [
 		blobs += o.Size
 		digests = append(digests, o.Digest)
 	}
+	all := blobs
 	if path := r.stagingPath(); path != "" {
 		if dir, err := r.p.stagingDir(path); err == nil {
 			if staged, err := dir.Usage(digests...); err == nil {
 				blobs = max(0, blobs-staged)
 			}
 		}
+	}
+	apart := r.staging(space)
+	staged := need{apart, blobs, 0, gigabytes(blobs) + " of compressed layers until containerd has them"}
+	if apart.Path != "" {
+		blobs = all // what is staged is no part of the store
 	}
 	content := need{space.Content, blobs, 0, gigabytes(blobs) + " of compressed layers"}
 	snapshots := need{space.Snapshots, 0, trees, "about " + gigabytes(trees) + " of unpacked ones"}
@@ -128,9 +148,9 @@ func (r *run) needs(space Space, stack []stacked, others []ocispec.Descriptor) [
 		if blobs > 0 {
 			snapshots.what = content.what + " and " + snapshots.what
 		}
-		return []need{snapshots}
+		return []need{snapshots, staged}
 	}
-	return []need{content, snapshots}
+	return []need{content, snapshots, staged}
 }
 
 // claim refuses what does not fit, and otherwise keeps its place until it is given back.
@@ -233,7 +253,7 @@ func (r *run) watchSpace(ctx context.Context, end func(error)) {
 		if err != nil {
 			continue // whoever needs the store next says so
 		}
-		for _, v := range []Volume{space.Content, space.Snapshots} {
+		for _, v := range []Volume{space.Content, space.Snapshots, r.staging(space)} {
 			err := r.p.inodes(v)
 			if keep := r.p.reserve(v.Size); v.Free < keep {
 				err = fmt.Errorf("%w: while the image came, the free space at %s went down to %s of %s, and %s are to stay "+

@@ -17,7 +17,7 @@ func ways(t testing.TB) map[string]func(*prefetch.Config) {
 		"direct, layers kept": func(c *prefetch.Config) { c.KeepLayers = prefetch.KeepAlways },
 		notKept:               func(c *prefetch.Config) { c.KeepLayers = prefetch.KeepNever },
 		"API":                 func(c *prefetch.Config) { c.Way = prefetch.API },
-		"API, staged":         func(c *prefetch.Config) { c.Way, c.Staging = prefetch.API, t.TempDir() },
+		"API, staged":         func(c *prefetch.Config) { c.Way, c.Staging, c.Reserve = prefetch.API, t.TempDir(), -1 }, // whatever the disk of this machine is
 	}
 }
 

@@ -3,11 +3,9 @@ package store
 import (
 	"context"
 	"fmt"
-	"os"
 
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
 	"github.com/hotplate-dev/hotplate/prefetch"
 )
@@ -31,7 +29,7 @@ func (s *Store) Space(ctx context.Context) (space prefetch.Space, err error) {
 	case at == nil || !isAway(err):
 		return space, err
 	}
-	return prefetch.Space{Content: volume(at.content), Snapshots: volume(at.snapshots)}, nil
+	return prefetch.Space{Content: prefetch.VolumeOf(at.content), Snapshots: prefetch.VolumeOf(at.snapshots)}, nil
 }
 
 // Size implements prefetch.Store. What a committed snapshot takes is in the snapshotter's database.
@@ -61,19 +59,4 @@ func (s *Store) Size(ctx context.Context, st prefetch.State) (size int64, err er
 		size, name = size+usage.Size, info.Parent
 	}
 	return size, nil
-}
-
-// volume looks at the filesystem with dir on it.
-func volume(dir string) prefetch.Volume {
-	info, err := os.Stat(dir)
-	var st unix.Stat_t
-	var fs unix.Statfs_t
-	if err != nil || !info.IsDir() || unix.Stat(dir, &st) != nil || unix.Statfs(dir, &fs) != nil {
-		return prefetch.Volume{}
-	}
-	return prefetch.Volume{
-		Path: dir, Device: uint64(st.Dev), //nolint:unconvert // it has another type on other machines
-		Size: int64(fs.Blocks) * fs.Bsize, Free: int64(fs.Bavail) * fs.Bsize,
-		Inodes: int64(fs.Files), FreeInodes: int64(fs.Ffree),
-	}
 }
