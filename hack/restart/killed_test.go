@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hotplate-dev/hotplate/hack/rig"
 	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
@@ -14,6 +15,9 @@ import (
 )
 
 const killed = "6 hotplate is killed"
+
+// promised is how long a node may need to heal by itself: 135 s and killer's soak time of 1 s, and until containerd is up.
+const promised = 136*time.Second + 20*time.Second
 
 // accident runs killer on the node.
 func (s *site) accident(point string) hotplate {
@@ -117,9 +121,13 @@ func TestKilledAndGone(t *testing.T) {
 				fault = "nobody comes back after it; daemon-reload and daemon-reexec; somebody writes another config that does not start"
 				s.exec("systemctl", "daemon-reexec")
 			}
+			armed := time.Now()
 			s.eventuallyIn(rescueDelay, "the node to heal", func() bool {
 				return s.read(config) == old && s.criWorks()
 			})
+			if took := time.Since(armed); took > promised {
+				t.Errorf("it took %s, and docs/restart.md says that the rescue waits for less than %s", took, promised)
+			}
 			s.well()
 			o := s.restart()
 			if !o.Rescued {

@@ -5,6 +5,7 @@ package restart_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -41,8 +42,13 @@ func TestSystemdBusy(t *testing.T) {
 	if err := unix.Kill(s.node.Leader(), unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	h := s.start()
-	s.eventually("it to wait for systemd", func() bool { return h.Running() })
+	h, held := s.start(), time.Now()
+	s.eventually("it to have waited for systemd", func() bool {
+		if !h.Running() {
+			t.Fatal("it has not waited for systemd")
+		}
+		return time.Since(held) > 4*time.Second
+	})
 	if err := unix.Kill(s.node.Leader(), unix.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
@@ -63,6 +69,7 @@ func TestReboot(t *testing.T) {
 	if err := s.node.Boot(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	again := rigtest.Counter(t, s.node, "again") // a container runs
 	if got := s.read("/etc/containerd/config.toml"); got != old {
 		t.Errorf("after the boot the configuration is\n%s", got)
 	}
@@ -72,6 +79,9 @@ func TestReboot(t *testing.T) {
 		t.Errorf("it does not know that the boot unit has acted: %+v", o)
 	}
 	s.check(odd, "power lost between swap and restart; config does not start", o, restart.RolledBack, "by itself")
+	if err := again.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
 	s.leavesNothing()
 }
 

@@ -212,7 +212,10 @@ func TestWhatIsNotDone(t *testing.T) {
 			n.processes(shimOf("first", 77))
 			time.AfterFunc(time.Second, func() { n.processes(shimOf("second", 78)) })
 		}, Deferred, "k8s.io/second is being created"},
-		"half begun": {func(n *node) { n.ctrd.idle = []string{"half"} }, Deferred, "half"},
+		"a task without a container": {func(n *node) { n.ctrd.odd.Orphans = []daemon.Task{{Namespace: "k8s.io", ID: "o", PID: 7}} }, Refused, "k8s.io/o (pid 7) belongs to no container"},
+		"a process in no cgroup":     {func(n *node) { n.ctrd.odd.Strays = []daemon.Task{{Namespace: "k8s.io", ID: "s", PID: 8}} }, Refused, "k8s.io/s (pid 8) has no process in its cgroup"},
+		"two pods of one name":       {func(n *node) { n.ctrd.odd.Duplicates = []string{"default/twin (1 and 2)"} }, Refused, "two of pod default/twin"},
+		"half begun":                 {func(n *node) { n.ctrd.idle = []string{"half"} }, Deferred, "half"},
 		"a pull": {func(n *node) {
 			n.ctrd.blobs = []daemon.Ingest{{Ref: "layer-1", Offset: 3, Total: 9, UpdatedAt: time.Now()}}
 		}, Deferred, "layer-1 at 3 of 9 bytes"},

@@ -63,6 +63,24 @@ func TestDependantAppears(t *testing.T) {
 	}
 }
 
+// TestStrayAppears has systemd move a container's processes meanwhile, as a daemon-reexec does on cgroup v1.
+func TestStrayAppears(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		a, starts := n.newAgent(), n.ctrd.count()
+		a.when(armed, "Running", func() error {
+			n.ctrd.mu.Lock()
+			defer n.ctrd.mu.Unlock()
+			n.ctrd.odd.Strays = n.ctrd.tasks[:1]
+			return nil
+		})
+		if res := a.run(); res.err != nil || res.Kind != Abandoned || !strings.Contains(res.Reason, "out of their cgroup") {
+			t.Errorf("%v", res)
+		}
+		n.untouched(starts)
+	})
+}
+
 // TestRescueIsStopped has somebody stop the rescue right before the swap. Nothing is written that nobody would take back.
 func TestRescueIsStopped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -208,6 +208,7 @@ type containerd struct {
 	tasks  []daemon.Task
 	ended  []string // ids of those that end by themselves while the daemon is away
 	idle   []string
+	odd    daemon.Running // what else is found: Orphans, Strays and Duplicates
 	// criTakes is how long after its start CRI works.
 	criTakes time.Duration
 	blobs    []daemon.Ingest
@@ -324,7 +325,8 @@ func (c *containerd) Running(context.Context) (daemon.Running, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r := daemon.Running{Tasks: c.tasks, Idle: c.idle, Started: map[string]int64{}}
+	r := daemon.Running{Tasks: c.tasks, Idle: c.idle, Started: map[string]int64{},
+		Orphans: c.odd.Orphans, Strays: c.odd.Strays, Duplicates: c.odd.Duplicates}
 	for _, t := range c.tasks {
 		r.Started[t.ID] = 1
 	}
