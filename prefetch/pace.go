@@ -63,22 +63,41 @@ func (p *pace) heldBack(d time.Duration) {
 // mostly is the share of the time from which on something counts as what held the pull back.
 const mostly = 0.5
 
-// verdict says what held the pull back, and what would help. The layer that was ready last decides: when it waited for
-// bytes, the network was too slow; when it was busy itself and is compressed, no second core can help it; otherwise it
-// is the disk that the bytes waited for. Of layers that containerd unpacks nothing is known but when their bytes had come.
+// adviceFrom is how long a pull must have taken for advice to be worth reading.
+const adviceFrom = 5 * time.Second
+
+const (
+	ofNetwork = "the registry or the way to it was the limit: a mirror that is nearer would help, or fewer bytes, as with zstd"
+	ofDisk    = "the disk was the limit: a faster one for containerd's root would help, or keepLayers: Never, which writes less"
+)
+
+// verdict is what held the pull back, and what would help, if it took long enough to care.
 func (p *pace) verdict(end time.Time, stack []stacked) (Bound, []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	bound, advice := p.judge(end, stack)
+	if advice == "" || end.Sub(p.start) < adviceFrom {
+		return bound, nil
+	}
+	return bound, []string{advice}
+}
+
+// judge says what held the pull back, and what would help. The layer that was ready last decides: when it waited for
+// bytes, the network was too slow; when it was busy itself and is compressed, no second core can help it; otherwise it
+// is the disk that the bytes waited for. Of layers that containerd unpacks nothing is known but when their bytes had come.
+//
+// The caller holds mu.
+func (p *pace) judge(end time.Time, stack []stacked) (Bound, string) {
 	total := end.Sub(p.start)
 	switch {
 	case p.start.IsZero() || p.last.IsZero():
-		return BoundNothing, nil
+		return BoundNothing, ""
 	case float64(p.held) > mostly*float64(total):
-		return BoundRegistry, []string{"the registry limits how often it may be asked: raise its limit, or prefetch from a mirror"}
+		return BoundRegistry, "the registry limits how often it may be asked: raise its limit, or prefetch from a mirror"
 	case len(p.layers) == 0 && len(stack) > 0 && float64(end.Sub(p.last)) > mostly*float64(total):
-		return BoundDisk, []string{"containerd unpacks one layer after the other: the direct way would be faster"}
+		return BoundDisk, "containerd unpacks one layer after the other: the direct way would be faster" + largeStream(stack)
 	case len(p.layers) == 0:
-		return BoundNetwork, nil
+		return BoundNetwork, ofNetwork
 	}
 	slow := p.layers[0]
 	for _, l := range p.layers[1:] {
@@ -89,15 +108,30 @@ func (p *pace) verdict(end time.Time, stack []stacked) (Bound, []string) {
 	kind := compression(slow.desc)
 	switch {
 	case slow.busy < slow.waited:
-		return BoundNetwork, nil
+		return BoundNetwork, ofNetwork
 	case kind == "" || float64(slow.busy) < mostly*float64(total):
-		return BoundDisk, nil
+		return BoundDisk, ofDisk
 	}
 	better := "repack it as zstd or uncompressed, or split it into several layers"
 	if kind == "zstd" {
 		better = "repack it uncompressed, or split it into several layers"
 	}
 	i := slices.IndexFunc(stack, func(l stacked) bool { return l.desc.Digest == slow.desc.Digest })
-	return BoundStream, []string{fmt.Sprintf("layer %d is one %s %s stream, which took a core %s to unpack: %s",
-		i+1, gigabytes(slow.desc.Size), kind, slow.busy.Round(100*time.Millisecond), better)}
+	return BoundStream, fmt.Sprintf("layer %d is one %s %s stream, which took a core %s to unpack: %s",
+		i+1, gigabytes(slow.desc.Size), kind, slow.busy.Round(100*time.Millisecond), better)
+}
+
+// largeStream names the compressed layer that has most of an image's bytes, if one has: only one core can unpack it.
+func largeStream(stack []stacked) string {
+	total := int64(0)
+	for _, l := range stack {
+		total += l.desc.Size
+	}
+	for i, l := range stack {
+		if kind := compression(l.desc); kind != "" && float64(l.desc.Size) > mostly*float64(total) {
+			return fmt.Sprintf("; and layer %d is one %s %s stream: repack it uncompressed, or split it into several layers", i+1,
+				gigabytes(l.desc.Size), kind)
+		}
+	}
+	return ""
 }

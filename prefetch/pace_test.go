@@ -25,6 +25,11 @@ func TestVerdict(t *testing.T) {
 			time.Sleep(10 * time.Second)
 			p.came()
 			p.unpacked(gzip, 41e9, 2*time.Second, 8*time.Second)
+		}, BoundNetwork, "a mirror that is nearer"},
+		"it did not take long": {func(p *pace) {
+			time.Sleep(adviceFrom - time.Second)
+			p.came()
+			p.unpacked(gzip, 41e9, time.Second, 2*time.Second)
 		}, BoundNetwork, ""},
 		"one gzip stream": {func(p *pace) {
 			p.came()
@@ -42,14 +47,14 @@ func TestVerdict(t *testing.T) {
 			p.came()
 			time.Sleep(10 * time.Second)
 			p.unpacked(raw, 41e9, 9*time.Second, time.Second)
-		}, BoundDisk, ""},
+		}, BoundDisk, "keepLayers: Never"},
 		"many layers, none of them long": {func(p *pace) {
 			p.came()
 			for range 5 {
 				time.Sleep(2 * time.Second)
 				p.unpacked(gzip, 1e9, 2*time.Second, 0)
 			}
-		}, BoundDisk, ""},
+		}, BoundDisk, "the disk was the limit"},
 		"a registry that wants to be left alone, said by many at once": {func(p *pace) {
 			for range 32 {
 				p.heldBack(6 * time.Second)
@@ -65,7 +70,7 @@ func TestVerdict(t *testing.T) {
 			time.Sleep(10 * time.Second)
 			p.came()
 			p.unpacked(raw, 41e9, time.Second, 9*time.Second)
-		}, BoundNetwork, ""},
+		}, BoundNetwork, "the way to it"},
 		"containerd unpacked": {func(p *pace) {
 			p.came()
 			time.Sleep(10 * time.Second)
@@ -73,7 +78,7 @@ func TestVerdict(t *testing.T) {
 		"containerd waited": {func(p *pace) {
 			time.Sleep(10 * time.Second)
 			p.came()
-		}, BoundNetwork, ""},
+		}, BoundNetwork, "a mirror that is nearer"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -86,6 +91,21 @@ func TestVerdict(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestLargeStream: of what containerd unpacks one layer may have most of the bytes.
+func TestLargeStream(t *testing.T) {
+	layer := func(mediaType string, size int64) stacked {
+		return stacked{desc: ocispec.Descriptor{MediaType: mediaType, Size: size}}
+	}
+	for want, stack := range map[string][]stacked{
+		"layer 2 is one 41.0 GB gzip stream": {layer(ocispec.MediaTypeImageLayerGzip, 1e9), layer(ocispec.MediaTypeImageLayerGzip, 41e9)},
+		"":                                   {layer(ocispec.MediaTypeImageLayer, 41e9), layer(ocispec.MediaTypeImageLayerGzip, 1e9)},
+	} {
+		if got := largeStream(stack); !strings.Contains(got, want) || want == "" && got != "" {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }
 

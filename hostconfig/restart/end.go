@@ -45,7 +45,10 @@ func (r *Restarter) callOff(ctx context.Context, j *journal) (rescued bool, err 
 	if err != nil {
 		return false, err
 	}
-	return r.awaitRescue(ctx, j, state)
+	if rescued, err = r.awaitRescue(ctx, j, state); err == nil && !rescued && !j.NoTimer {
+		r.log.Info("the rescue is called off", "rescue", j.rescue())
+	}
+	return rescued, err
 }
 
 // awaitRescue waits for a rescue that runs, and reports whether it has done everything. One that failed has not: what is on

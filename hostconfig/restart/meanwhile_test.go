@@ -528,3 +528,36 @@ func TestStateIsLost(t *testing.T) {
 		}
 	})
 }
+
+// TestEveryStepIsLogged reads the log of a restart that goes well, and of one that is put off again and again.
+func TestEveryStepIsLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		a := n.newAgent()
+		n.ctrd.mu.Lock()
+		n.ctrd.idle = []string{"half"}
+		n.ctrd.mu.Unlock()
+		for range 3 {
+			a.run()
+		}
+		if got := strings.Count(n.log.String(), "verdict=defer"); got != 1 {
+			t.Errorf("what it is put off for is told %d times:\n%s", got, n.log)
+		}
+		n.ctrd.mu.Lock()
+		n.ctrd.idle = nil
+		n.ctrd.mu.Unlock()
+		if res := a.run(); res.Kind != Restarted {
+			t.Fatal(res)
+		}
+		rest := n.log.String()
+		for _, step := range []string{"check=unit verdict=pass", "check=dependants verdict=pass", "check=candidate verdict=pass", "the old configuration is kept",
+			"after a reboot in the middle", "comes back by itself unless", "configuration of containerd changed", "restarting containerd",
+			"containerd answers again", "kept every container", "obeys the hosts directory", "watching containerd", "the rescue is called off", "restart of containerd ended"} {
+			_, after, found := strings.Cut(rest, step)
+			if !found {
+				t.Fatalf("%q is not in the log, or too early:\n%s", step, n.log)
+			}
+			rest = after
+		}
+	})
+}

@@ -61,6 +61,7 @@ func (r *Restarter) Run(ctx context.Context) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
+	r.tell(a.Checks)
 	if o, over := a.Outcome(); over {
 		return o, nil
 	}
@@ -74,11 +75,23 @@ func (r *Restarter) Run(ctx context.Context) (Outcome, error) {
 		if a, err = r.assess(ctx); err != nil {
 			return Outcome{}, err
 		}
+		r.tell(a.Checks)
 		if o, over := a.Outcome(); over {
 			return o, nil
 		}
 	}
 	return r.transact(ctx, a)
+}
+
+// tell logs what was found, unless it is what was told last: it may be looked at every minute.
+func (r *Restarter) tell(checks []Check) {
+	if slices.Equal(checks, r.told) {
+		return
+	}
+	r.told = checks
+	for _, c := range checks {
+		r.log.Info("looked before a restart", "check", c.Name, "verdict", string(c.Verdict), "detail", c.Detail)
+	}
 }
 
 func deref(o *Outcome) Outcome {
@@ -90,9 +103,6 @@ func deref(o *Outcome) Outcome {
 
 // transact changes the file and restarts the daemon.
 func (r *Restarter) transact(ctx context.Context, a Assessment) (Outcome, error) {
-	for _, c := range a.Checks {
-		r.log.Info("looked before a restart", "check", c.Name, "verdict", string(c.Verdict), "detail", c.Detail)
-	}
 	j := newJournal(a.target.unit.Name, a.Edit, a.target.info)
 	j.Dependants, j.Before, j.Invocation, j.NoTimer = a.down, a.before, a.target.unit.InvocationID, r.cfg.NoTimer
 	var err error
@@ -137,6 +147,7 @@ func (r *Restarter) prepare(ctx context.Context, j *journal) error {
 	if err := r.backup(j); err != nil {
 		return fmt.Errorf("keep the old configuration: %w", err)
 	}
+	r.log.Info("the old configuration is kept", "file", j.File, "journal", r.state(journalFile))
 	if r.cfg.NoTimer { // checkRescue has seen that this may be
 		r.log.Warn("nobody but this program puts the old configuration of containerd back", "file", j.File)
 		return nil
@@ -144,6 +155,7 @@ func (r *Restarter) prepare(ctx context.Context, j *journal) error {
 	if err := r.installBoot(ctx, j); err != nil {
 		return fmt.Errorf("install the unit that puts the old configuration back after a reboot: %w", err)
 	}
+	r.log.Info("after a reboot in the middle the old configuration comes back", "unit", BootUnit)
 	if err := r.save(j, armed); err != nil {
 		return err
 	}

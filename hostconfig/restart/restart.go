@@ -96,8 +96,9 @@ type Restarter struct {
 	log   *slog.Logger
 	files files
 	// healed is what a rollback has started, so that one that cannot be brought to its end does not restart it again and again.
-	// Whoever has the lock has it.
+	// Whoever has the lock has it, and told: the checks that were logged last.
 	healed healed
+	told   []Check
 }
 
 // healed is a daemon that works with the old configuration of a transaction.
