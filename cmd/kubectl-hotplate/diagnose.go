@@ -22,6 +22,7 @@ func (e *evidence) diagnose() findings {
 	for _, err := range e.unseen {
 		all.wrong("", "not everything could be looked at", hint(err), "docs/kubectl.md has the rights that doctor needs")
 	}
+	e.served(&all)
 	e.leading(&all)
 	e.running(&all)
 	e.configured(&all)
@@ -39,6 +40,17 @@ func (e *evidence) diagnose() findings {
 			Do: "kubectl hotplate status shows all nodes, kubectl hotplate status NODE one of them"})
 	}
 	return all
+}
+
+// oldestServer is the minor version of Kubernetes 1 that docs/install.md asks for.
+const oldestServer = 28
+
+// served is about the API server. What does not look like a version of Kubernetes is not judged.
+func (e *evidence) served(all *findings) {
+	var major, minor int
+	if n, _ := fmt.Sscanf(e.server, "v%d.%d", &major, &minor); n == 2 && major == 1 && minor < oldestServer {
+		all.wrong("", fmt.Sprintf("Kubernetes is older than 1.%d", oldestServer), "the API server is "+e.server, "upgrade it; docs/install.md has what hotplate needs")
+	}
 }
 
 // leading is about the coordinator.
@@ -86,7 +98,11 @@ func (e *evidence) running(all *findings) {
 		}
 		found[kind]++
 		look := fmt.Sprintf("kubectl -n %s describe pod %s; docs/install.md, When it does not start", e.namespace, pod.Name)
-		switch why := trouble(pod); {
+		why := trouble(pod)
+		if says := e.warnings[pod.Name]; why == creating && says != "" {
+			why += ", " + says
+		}
+		switch {
 		case pod.Status.Reason == "Evicted":
 			all.wrong(pod.Spec.NodeName, "the kubelet has evicted pods of hotplate", pod.Name+": "+pod.Status.Message,
 				"make room on the node; docs/install.md says how to keep agents from being evicted")

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"strings"
 	"testing"
@@ -17,6 +18,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apiversion "k8s.io/apimachinery/pkg/version"
+	fakediscovery "k8s.io/client-go/discovery/fake"
 
 	"github.com/hotplate-dev/hotplate/agent/config"
 	"github.com/hotplate-dev/hotplate/agent/coordinator"
@@ -131,7 +134,22 @@ func TestDoctor(t *testing.T) {
 			c.leader.Status.ContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
 				LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 2}}}}
 		}, "WRONG  a coordinator does not run", "CrashLoopBackOff (it ended with code 2)"},
-		{"an agent whose mount is missing", waits("ContainerCreating", ""), "WRONG  agents do not run (gpu-1)", "agent-1: ContainerCreating"},
+		{"an agent that is being created", waits(creating, ""), "WRONG  agents do not run (gpu-1)", "agent-1: ContainerCreating"},
+		{"an agent whose mount is missing", func(c *clinic) {
+			waits(creating, "")(c)
+			c.then = func(d *desk) {
+				for i, message := range []string{"the kubelet is at it", "hostPath type check failed: /etc/containerd is not a directory"} {
+					event := &corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("e", i), Namespace: "hotplate"}, Type: corev1.EventTypeWarning, Reason: "FailedMount",
+						InvolvedObject: corev1.ObjectReference{Kind: "Pod", Name: "agent-1"}, Message: message, LastTimestamp: metav1.NewTime(noon.Add(time.Duration(i) * time.Minute))}
+					if _, err := d.client.CoreV1().Events("hotplate").Create(d.t.Context(), event, metav1.CreateOptions{}); err != nil {
+						d.t.Fatal(err)
+					}
+				}
+			}
+		}, "WRONG  agents do not run (gpu-1)", "agent-1: ContainerCreating, FailedMount: hostPath type check failed: /etc/containerd is not a directory"},
+		{"an old Kubernetes", func(c *clinic) {
+			c.then = func(d *desk) { d.served("v1.27.9-eks-1") }
+		}, "WRONG  Kubernetes is older than 1.28", "the API server is v1.27.9-eks-1"},
 		{"an agent that is not scheduled", func(c *clinic) {
 			c.agent1.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "Insufficient memory"}}
 		}, "WRONG  agents do not run", "not scheduled: Insufficient memory"},
@@ -255,6 +273,15 @@ func TestDoctor(t *testing.T) {
 			}
 		})
 	}
+}
+
+// served makes the API server one of another version.
+func (d *desk) served(version string) {
+	is, ok := d.client.Discovery().(*fakediscovery.FakeDiscovery)
+	if !ok {
+		d.t.Fatalf("%T", d.client.Discovery())
+	}
+	is.FakedServerVersion = &apiversion.Info{GitVersion: version}
 }
 
 func (d *desk) add(is *corev1.Pod) {

@@ -37,6 +37,9 @@ type evidence struct {
 	nodes   []corev1.Node
 	pods    []corev1.Pod // of hotplate's namespace
 	podsErr error
+	// warnings are the newest of the kubelet's about pods that do not get on, by pod.
+	warnings map[string]string
+	server   string // the API server's version
 	// config is nil if nobody has written one.
 	config    *corev1.ConfigMap
 	configErr error
@@ -80,6 +83,13 @@ func (c cluster) examine(ctx context.Context) *evidence {
 		e.podsErr = fmt.Errorf("list pods: %w", err)
 		see(e.podsErr)
 	}
+	e.warnings, err = c.warnings(ctx, e.pods)
+	see(err)
+	if v, err := c.api.Discovery().ServerVersion(); err != nil {
+		see(fmt.Errorf("ask the API server for its version: %w", err))
+	} else {
+		e.server = v.GitVersion
+	}
 	e.config, e.configErr = c.configMap(ctx, configName)
 	see(e.configErr)
 	e.announced, e.announcedErr = c.configMap(ctx, report.CoordinatorName)
@@ -89,6 +99,28 @@ func (c cluster) examine(ctx context.Context) *evidence {
 	e.requests, err = c.requests(ctx)
 	see(err)
 	return e
+}
+
+// creating is what the kubelet says of a container as long as a volume is missing; an Event says which.
+const creating = "ContainerCreating"
+
+// warnings are asked for where only they say why a pod does not get on.
+func (c cluster) warnings(ctx context.Context, pods []corev1.Pod) (map[string]string, error) {
+	if !slices.ContainsFunc(pods, func(pod corev1.Pod) bool { return trouble(pod) == creating }) {
+		return nil, nil
+	}
+	events, err := c.api.CoreV1().Events(c.namespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.kind=Pod,type=Warning"})
+	if err != nil {
+		return nil, fmt.Errorf("list events: %w", err)
+	}
+	slices.SortStableFunc(events.Items, func(a, b corev1.Event) int { return a.LastTimestamp.Compare(b.LastTimestamp.Time) })
+	newest := map[string]string{}
+	for _, is := range events.Items {
+		if is.InvolvedObject.Kind == "Pod" && is.Type == corev1.EventTypeWarning {
+			newest[is.InvolvedObject.Name] = is.Reason + ": " + is.Message
+		}
+	}
+	return newest, nil
 }
 
 func wellness(n coordinator.NodeStatus) int {
