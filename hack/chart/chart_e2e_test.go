@@ -325,7 +325,7 @@ func rbacIsExact(t *testing.T, all objects) {
 	want := map[string][]rbacv1.PolicyRule{
 		"Role/hotplate-agent": {rule("", read, "configmaps", "secrets")},
 		"Role/hotplate-coordinator": {
-			rule("", append(slices.Clone(write), "delete"), "configmaps"), rule("", write, "secrets"), rule("coordination.k8s.io", write, "leases"),
+			rule("", append(slices.Clone(write), "delete"), "configmaps"), rule("", read, "secrets"), rule("coordination.k8s.io", write, "leases"),
 		},
 		"ClusterRole/hotplate-coordinator": {
 			rule("", append(slices.Clone(read), "patch"), "nodes"), rule("", []string{"patch"}, "nodes/status"), rule("", read, "pods"),
