@@ -9,7 +9,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -95,6 +98,33 @@ func TestASlowReport(t *testing.T) {
 	if code := post("slow", strings.NewReader(`{"node":"slow"}`)); code != http.StatusOK {
 		t.Errorf("and again: %d", code)
 	}
+}
+
+// TestManyQuestionsAtOnce are answered one after the other, and refused only when that takes too long.
+func TestManyQuestionsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Server{metrics: newMetrics()}
+		s.leads.Store(&leader{})
+		for takes, refused := range map[time.Duration]bool{time.Second: false, 2 * maxAsking: true} {
+			h := s.asLeader(make(chan struct{}, maxAsked), func(*leader, *http.Request) (any, error) {
+				time.Sleep(takes)
+				return "is", nil
+			})
+			var all sync.WaitGroup
+			var no atomic.Int32
+			for range 2 * maxAsked {
+				all.Go(func() {
+					w := httptest.NewRecorder()
+					if h(w, httptest.NewRequest(http.MethodGet, "/", nil)); w.Code == http.StatusServiceUnavailable {
+						no.Add(1)
+					}
+				})
+			}
+			if all.Wait(); refused != (no.Load() == maxAsked) || !refused && no.Load() > 0 {
+				t.Errorf("answers that take %s: %d are refused", takes, no.Load())
+			}
+		}
+	})
 }
 
 // TestNodesThatWereSilentBefore are told of by a leader that has never heard of them, once it would have.

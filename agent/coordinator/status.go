@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,8 +38,11 @@ type ImageStatus struct {
 	Total int64 `json:"total"`
 }
 
-// maxAsked is how many people and programs are answered at once.
-const maxAsked = 8
+const (
+	// maxAsked is how many people and programs are answered at once, maxAsking how long others wait for that.
+	maxAsked  = 8
+	maxAsking = 5 * time.Second
+)
 
 // Handler answers what people and programs ask: metrics, health, and what is known of nodes. It changes nothing and tells no
 // secret.
@@ -64,10 +68,12 @@ var errNoReport = errors.New("no report of this node")
 // asLeader answers where this replica leads. An answer looks at the whole fleet, so there are only so many at once.
 func (s *Server) asLeader(places chan struct{}, answer func(*leader, *http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, req *http.Request) {
+		wait, cancel := context.WithTimeout(req.Context(), maxAsking)
+		defer cancel()
 		select {
 		case places <- struct{}{}:
 			defer func() { <-places }()
-		default:
+		case <-wait.Done():
 			w.Header().Set("Retry-After", "1")
 			http.Error(w, "too many questions at once", http.StatusServiceUnavailable)
 			return
