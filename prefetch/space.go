@@ -128,18 +128,18 @@ func (r *run) needs(space Space, stack []stacked, others []ocispec.Descriptor) [
 		blobs += o.Size
 		digests = append(digests, o.Digest)
 	}
-	all := blobs
+	missing := blobs
 	if path := r.stagingPath(); path != "" {
 		if dir, err := r.p.stagingDir(path); err == nil {
 			if staged, err := dir.Usage(digests...); err == nil {
-				blobs = max(0, blobs-staged)
+				missing = max(0, blobs-staged)
 			}
 		}
 	}
 	apart := r.staging(space)
-	staged := need{apart, blobs, 0, gigabytes(blobs) + " of compressed layers until containerd has them"}
-	if apart.Path != "" {
-		blobs = all // what is staged is no part of the store
+	staged := need{apart, missing, 0, gigabytes(missing) + " of compressed layers until containerd has them"}
+	if apart.Path == "" {
+		blobs = missing // what is staged has its place in the store already
 	}
 	content := need{space.Content, blobs, 0, gigabytes(blobs) + " of compressed layers"}
 	snapshots := need{space.Snapshots, 0, trees, "about " + gigabytes(trees) + " of unpacked ones"}

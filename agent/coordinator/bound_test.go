@@ -106,7 +106,7 @@ func TestManyQuestionsAtOnce(t *testing.T) {
 		s := &Server{metrics: newMetrics()}
 		s.leads.Store(&leader{})
 		for takes, refused := range map[time.Duration]bool{time.Second: false, 2 * maxAsking: true} {
-			h := s.asLeader(make(chan struct{}, maxAsked), func(*leader, *http.Request) (any, error) {
+			h := s.asLeader(make(places, maxAsked), func(*leader, *http.Request) (any, error) {
 				time.Sleep(takes)
 				return "is", nil
 			})

@@ -54,7 +54,7 @@ type handler struct {
 	log    *slog.Logger
 
 	told   *rate.Limiter // of what is said of refused reports
-	places chan struct{} // holds a token for each report that is being read
+	places places        // of reports that are being read
 	packed sync.Pool     // of *gzip.Reader, each of which takes 40 KiB
 
 	mu     sync.Mutex
@@ -65,7 +65,7 @@ type handler struct {
 func newHandler(auth authenticator, answer func(context.Context, string, report.NodeReport) (report.Directive, error),
 	seen func(int, time.Duration), log *slog.Logger) *handler {
 	return &handler{auth: auth, answer: answer, seen: seen, log: log, told: rate.NewLimiter(toldRate, toldBurst),
-		places: make(chan struct{}, maxAtOnce), limits: map[string]*rate.Limiter{}, reads: map[string]bool{}}
+		places: make(places, maxAtOnce), limits: map[string]*rate.Limiter{}, reads: map[string]bool{}}
 }
 
 // statusError is an error with the code that it is told by.
@@ -126,12 +126,7 @@ func (h *handler) serve(w http.ResponseWriter, req *http.Request) (report.Direct
 	if !h.limit(node).Allow() {
 		return none, &statusError{http.StatusTooManyRequests, time.Second, fmt.Errorf("node %s reports too often", node)}
 	}
-	done, ok := h.readOne(node)
-	if !ok {
-		return none, &statusError{http.StatusTooManyRequests, time.Second, fmt.Errorf("another report of node %s is being read", node)}
-	}
-	r, err := h.read(w, req)
-	done()
+	r, err := h.readOne(w, req, node)
 	if err == nil && r.Node != node {
 		err = fail(http.StatusForbidden, fmt.Errorf("the token is of node %s, and the report of node %.253q", node, r.Node))
 	}
@@ -145,31 +140,38 @@ func (h *handler) serve(w http.ResponseWriter, req *http.Request) (report.Direct
 	return d, nil
 }
 
-// readOne lets one report of a node be read at a time: who sends slowly takes one place, and not all of them.
-func (h *handler) readOne(node string) (done func(), ok bool) {
+// readOne reads a report of a node, one at a time: who sends slowly takes one place, and not all of them.
+func (h *handler) readOne(w http.ResponseWriter, req *http.Request, node string) (report.NodeReport, error) {
+	if !h.begin(node) {
+		return report.NodeReport{}, &statusError{http.StatusTooManyRequests, time.Second, fmt.Errorf("another report of node %s is being read", node)}
+	}
+	defer h.end(node)
+	return h.read(w, req)
+}
+
+func (h *handler) begin(node string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.reads[node] {
-		return nil, false
+		return false
 	}
 	h.reads[node] = true
-	return func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		delete(h.reads, node)
-	}, true
+	return true
+}
+
+func (h *handler) end(node string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.reads, node)
 }
 
 // read reads a report, which is small even when it is packed: what unpacks to more is not read to its end.
 func (h *handler) read(w http.ResponseWriter, req *http.Request) (r report.NodeReport, err error) {
-	wait, cancel := context.WithTimeout(req.Context(), maxWait)
-	defer cancel()
-	select {
-	case h.places <- struct{}{}:
-		defer func() { <-h.places }()
-	case <-wait.Done():
+	leave, ok := h.places.take(req.Context(), maxWait)
+	if !ok {
 		return r, &statusError{http.StatusServiceUnavailable, maxWait, errors.New("too many reports at once")}
 	}
+	defer leave()
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(maxRead)) // a recorder in a test has none
 	var body io.Reader = http.MaxBytesReader(w, req.Body, report.MaxReport)
 	switch enc := req.Header.Get("Content-Encoding"); enc {

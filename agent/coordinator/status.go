@@ -2,7 +2,6 @@ package coordinator
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -51,33 +50,30 @@ func (s *Server) Handler() http.Handler {
 	registry.MustRegister(s.metrics.reports, s.metrics.took, s.metrics.untilReady, fleetCollector{s})
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: maxAsked}))
-	places := make(chan struct{}, maxAsked)
+	asked := make(places, maxAsked)
 	ok := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
 	mux.HandleFunc("GET /healthz", ok)
 	mux.HandleFunc("GET /readyz", ok) // a replica that waits for the Lease is ready to
-	mux.HandleFunc("GET /v1/nodes", s.asLeader(places, func(l *leader, _ *http.Request) (any, error) { return l.statuses(), nil }))
-	mux.HandleFunc("GET /v1/nodes/{name}", s.asLeader(places, func(l *leader, req *http.Request) (any, error) {
+	mux.HandleFunc("GET /v1/nodes", s.asLeader(asked, func(l *leader, _ *http.Request) (any, error) { return l.statuses(), nil }))
+	mux.HandleFunc("GET /v1/nodes/{name}", s.asLeader(asked, func(l *leader, req *http.Request) (any, error) {
 		return l.statusOf(req.PathValue("name"), true)
 	}))
-	mux.HandleFunc("GET /v1/restarts", s.asLeader(places, func(l *leader, _ *http.Request) (any, error) { return l.restarts(), nil }))
+	mux.HandleFunc("GET /v1/restarts", s.asLeader(asked, func(l *leader, _ *http.Request) (any, error) { return l.restarts(), nil }))
 	return mux
 }
 
 var errNoReport = errors.New("no report of this node")
 
 // asLeader answers where this replica leads. An answer looks at the whole fleet, so there are only so many at once.
-func (s *Server) asLeader(places chan struct{}, answer func(*leader, *http.Request) (any, error)) http.HandlerFunc {
+func (s *Server) asLeader(asked places, answer func(*leader, *http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, req *http.Request) {
-		wait, cancel := context.WithTimeout(req.Context(), maxAsking)
-		defer cancel()
-		select {
-		case places <- struct{}{}:
-			defer func() { <-places }()
-		case <-wait.Done():
+		leave, ok := asked.take(req.Context(), maxAsking)
+		if !ok {
 			w.Header().Set("Retry-After", "1")
 			http.Error(w, "too many questions at once", http.StatusServiceUnavailable)
 			return
 		}
+		defer leave()
 		l := s.leads.Load()
 		if l == nil {
 			http.Error(w, errNotLeading.Error(), http.StatusServiceUnavailable)

@@ -40,6 +40,16 @@ func (n *node) untouched(starts int) {
 	}
 }
 
+// abandons runs the agent, and fails the test unless it gives up for that reason, with nothing touched.
+func (a *agent) abandons(says string) {
+	a.Helper()
+	starts := a.ctrd.count()
+	if res := a.run(); res.err != nil || res.Kind != Abandoned || !strings.Contains(res.Reason, says) {
+		a.Errorf("%v", res)
+	}
+	a.untouched(starts)
+}
+
 // TestDependantAppears has a unit be started meanwhile that goes down with containerd.
 func TestDependantAppears(t *testing.T) {
 	for name, allowed := range map[string]func(*node){"not listed": func(*node) {}, "listed": listed} {
@@ -49,15 +59,12 @@ func TestDependantAppears(t *testing.T) {
 				if _, err := n.sys.Stop(t.Context(), "needs.service"); err != nil {
 					t.Fatal(err)
 				}
-				a, starts := n.newAgent(), n.ctrd.count()
+				a := n.newAgent()
 				a.when(armed, "Dependants", func() error {
 					_, err := n.sys.Start(t.Context(), "needs.service")
 					return err
 				})
-				if res := a.run(); res.err != nil || res.Kind != Abandoned || !strings.Contains(res.Reason, "needs.service") {
-					t.Errorf("%v", res)
-				}
-				n.untouched(starts)
+				a.abandons("needs.service")
 			})
 		})
 	}
@@ -67,17 +74,14 @@ func TestDependantAppears(t *testing.T) {
 func TestStrayAppears(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t)
-		a, starts := n.newAgent(), n.ctrd.count()
+		a := n.newAgent()
 		a.when(armed, "Running", func() error {
 			n.ctrd.mu.Lock()
 			defer n.ctrd.mu.Unlock()
 			n.ctrd.odd.Strays = n.ctrd.tasks[:1]
 			return nil
 		})
-		if res := a.run(); res.err != nil || res.Kind != Abandoned || !strings.Contains(res.Reason, "out of their cgroup") {
-			t.Errorf("%v", res)
-		}
-		n.untouched(starts)
+		a.abandons("out of their cgroup")
 	})
 }
 
@@ -85,7 +89,7 @@ func TestStrayAppears(t *testing.T) {
 func TestRescueIsStopped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t)
-		a, starts := n.newAgent(), n.ctrd.count()
+		a := n.newAgent()
 		a.when(swapping, "RescueState", func() error {
 			names, err := n.sys.Rescues(t.Context(), rescuePrefix)
 			if err == nil {
@@ -93,10 +97,7 @@ func TestRescueIsStopped(t *testing.T) {
 			}
 			return err
 		})
-		if res := a.run(); res.err != nil || res.Kind != Abandoned || !strings.Contains(res.Reason, "does not wait any more") {
-			t.Errorf("%v", res)
-		}
-		n.untouched(starts)
+		a.abandons("does not wait any more")
 	})
 }
 

@@ -1,6 +1,9 @@
 package systemd
 
-import "path"
+import (
+	"path"
+	"slices"
+)
 
 // Step is one command that systemd runs, without a shell.
 type Step struct {
@@ -31,12 +34,15 @@ func RestoreTemp(file string) string { return file + ".hotplate-restore" }
 // node. A crash leaves file as it was or as it should be, and perhaps the copy beside it, which the next run replaces.
 func RestoreFile(backup, file string) []Step {
 	temp := RestoreTemp(file)
-	return []Step{
-		{Argv: []string{cp, "-p", backup, temp}},
-		{Argv: []string{syncFile, temp}, IgnoreFailure: true}, // an old or small sync may not take a path
-		{Argv: []string{mv, "-f", temp, file}},
-		{Argv: []string{syncFile, path.Dir(file)}, IgnoreFailure: true},
-	}
+	return append([]Step{{Argv: []string{cp, "-p", backup, temp}}, synced(temp)}, rename(temp, file)...)
+}
+
+// synced makes a file or directory durable. An old or small sync may not take a path.
+func synced(path string) Step { return Step{Argv: []string{syncFile, path}, IgnoreFailure: true} }
+
+// rename puts temp in the place of file, durably.
+func rename(temp, file string) []Step {
+	return []Step{{Argv: []string{mv, "-f", temp, file}}, synced(path.Dir(file))}
 }
 
 // PutReady puts what stands at RestoreTemp(file) in the place of file, with one rename, which needs no room on a full disk.
@@ -46,12 +52,10 @@ func PutReady(backup, sums, file string, between ...Step) []Step {
 	temp := RestoreTemp(file)
 	steps := []Step{
 		{Argv: []string{cp, "-n", "-p", backup, temp}, IgnoreFailure: true}, // some fail where they find something
-		{Argv: []string{syncFile, temp}, IgnoreFailure: true},
+		synced(temp),
 		CheckSums(sums),
 	}
-	return append(append(steps, between...),
-		Step{Argv: []string{mv, "-f", temp, file}},
-		Step{Argv: []string{syncFile, path.Dir(file)}, IgnoreFailure: true})
+	return slices.Concat(steps, between, rename(temp, file))
 }
 
 // Kept is the path at which KeepFile keeps file.
@@ -74,7 +78,7 @@ func Sum(path string) Step { return Step{Argv: []string{sha256sum, path}} }
 func RemoveFile(file string) []Step {
 	return []Step{
 		{Argv: []string{rm, "-f", file}},
-		{Argv: []string{syncFile, path.Dir(file)}, IgnoreFailure: true},
+		synced(path.Dir(file)),
 	}
 }
 
