@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -62,7 +61,11 @@ func newNode(t *testing.T, line string, change func(*rig.ContainerdConfig)) *nod
 			t.Error(err)
 		}
 	})
-	n := &node{t: t, dir: dir, listen: freeAddr(t), secrets: []string{password}}
+	listen, err := rig.FreeAddr("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{t: t, dir: dir, listen: listen, secrets: []string{password}}
 	for _, sub := range []string{n.hosts(), n.path("etc")} {
 		if err := os.Mkdir(sub, 0o755); err != nil {
 			t.Fatal(err)
@@ -522,20 +525,6 @@ func waitFor(t *testing.T, what string, cond func() (missing string)) {
 		case <-time.After(pollEvery):
 		}
 	}
-}
-
-// freeAddr finds a port that is free now. It is below the range that the rig and outgoing connections use.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(10000))
-		if l, err := net.Listen("tcp", addr); err == nil {
-			l.Close()
-			return addr
-		}
-	}
-	t.Fatal("no free port")
-	return ""
 }
 
 func tail(s string) string {

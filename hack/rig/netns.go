@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -130,16 +131,25 @@ func (ns *netns) dial(ctx context.Context, network, address string) (net.Conn, e
 	return conn, err
 }
 
-// listen listens in the namespace on an address of IP.
+// listen listens in the namespace on an address of IP. It waits for up to a second for a port that is taken: where a
+// listener was closed, a child that was being started at that moment keeps a copy of it until it executes its program.
 func (ns *netns) listen(address string) (net.Listener, error) {
 	if err := literal(address); ns != nil && err != nil {
 		return nil, err
 	}
+	const tries, pause = 100, 10 * time.Millisecond
 	var l net.Listener
-	err := ns.do(func() (err error) {
-		l, err = net.Listen("tcp", address)
-		return err
-	})
+	var err error
+	for range tries {
+		err = ns.do(func() (err error) {
+			l, err = net.Listen("tcp", address)
+			return err
+		})
+		if !errors.Is(err, unix.EADDRINUSE) {
+			break
+		}
+		time.Sleep(pause)
+	}
 	return l, err
 }
 

@@ -7,12 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 
 	"go.yaml.in/yaml/v3"
@@ -59,7 +56,7 @@ func StartRegistry(ctx context.Context, cfg RegistryConfig) (*Registry, error) {
 		return nil, fmt.Errorf("create the registry's directory: %w", err)
 	}
 	if cfg.network == nil {
-		if cfg.Addr, err = freeAddr(cfg.Addr); err != nil {
+		if cfg.Addr, err = FreeAddr(cfg.Addr); err != nil {
 			return nil, err
 		}
 	}
@@ -68,31 +65,6 @@ func StartRegistry(ctx context.Context, cfg RegistryConfig) (*Registry, error) {
 		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil
-}
-
-// freeAddr replaces port 0, or no address at all, by a port that is free now, for a server that cannot tell which port
-// it got or that must come back on the same one. It is below the range from which the kernel takes ports for outgoing
-// connections (ip_local_port_range), so that none of those takes it while the server is down.
-func freeAddr(addr string) (string, error) {
-	const first, last, tries = 20000, 32767, 100
-	if addr == "" {
-		addr = "127.0.0.1:0"
-	}
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return "", fmt.Errorf("address to listen on: %w", err)
-	}
-	if port != "0" {
-		return addr, nil
-	}
-	for range tries {
-		addr = net.JoinHostPort(host, strconv.Itoa(first+rand.IntN(last-first+1)))
-		var l net.Listener
-		if l, err = net.Listen("tcp", addr); err == nil {
-			return addr, l.Close()
-		}
-	}
-	return "", fmt.Errorf("no free port on %q after %d tries: %w", host, tries, err)
 }
 
 // Host is host:port, as it stands in an image reference. It stays the same across restarts.
