@@ -8,12 +8,14 @@ import (
 	"maps"
 	"math/rand"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/hotplate-dev/hotplate/agent/report"
 	"github.com/hotplate-dev/hotplate/hack/rig"
 )
 
@@ -44,6 +46,7 @@ func TestCluster(t *testing.T) {
 	s.row("an invalid config: the old one stays in force", rejected)
 	s.row("what an agent's token can do", tokens)
 	s.row("helm test, upgrade and rollback: nodes are not touched", upgraded)
+	s.longRow("agents with other rights: mayRestart false, publishOnly, privileged", rights)
 	s.row("Secrets with a CA and a login are rotated", rotated)
 	s.longRow("agent, leader, API and registry go away", away)
 	s.row("kubectl hotplate: what a user can do by it", plugged)
@@ -140,6 +143,40 @@ func upgraded(s *site) string {
 		s.Errorf("pods are\n%s\nand were\n%s", now, pods)
 	}
 	return "agents and coordinators replaced twice; configuration, conditions, containerd and pods as before"
+}
+
+// rights installs agents with more and with fewer rights than by default. Each prepares an image that was not there before.
+func rights(s *site) string {
+	daemons, pods := s.daemons(), s.pods()
+	for i, row := range []struct{ value, way string }{
+		{"agent.mayRestart=false", "Direct"}, {"agent.publishOnly=true", "API"}, {"agent.privileged=true", "Direct"},
+	} {
+		name := fmt.Sprintf("phi-%d", i)
+		s.pushModel(name+":v1", int64(100+i))
+		s.helm(append([]string{"upgrade", "hotplate", s.chart, "--wait", "--timeout", "3m", "--set", "agent.maxUnavailable=100%",
+			"--set", row.value}, s.values()...)...)
+		s.fresh()
+		s.configure(fmt.Sprintf("[{name: llama, ref: %[1]s/models/llama:v1}, {name: %[2]s, ref: %[1]s/models/%[2]s:v1}]", host, name))
+		s.allBecome("True Ready: 2 of 2 images", "image.hotplate.dev/"+name+"=ready")
+		for _, n := range s.c.Nodes() {
+			is, err := s.statusOf(n.Name)
+			if j := slices.IndexFunc(is.Report.Images, func(img report.Image) bool { return img.Name == name }); err != nil || j < 0 ||
+				is.Report.Images[j].Way != row.way {
+				s.Errorf("%v: with %s, %s does not come by the way %s on %s: %+v", err, row.value, name, row.way, n.Name, is.Report.Images)
+			}
+		}
+	}
+	s.helm(append([]string{"upgrade", "hotplate", s.chart, "--wait", "--timeout", "3m", "--set", "agent.maxUnavailable=100%"}, s.values()...)...)
+	s.fresh()
+	s.configure(fmt.Sprintf("[{name: llama, ref: %s/models/llama:v1}]", host))
+	s.allBecome("True Ready: 1 of 1 images")
+	if now := s.daemons(); now != daemons {
+		s.Errorf("containerd was restarted:\n%s\nbefore\n%s", now, daemons)
+	}
+	if now := s.pods(); now != pods {
+		s.Errorf("pods are\n%s\nand were\n%s", now, pods)
+	}
+	return "an image prepared with each on every node, with publishOnly by containerd itself; containerd and pods as before"
 }
 
 // configuration is what of files is in /etc: what agents keep for themselves changes.

@@ -198,7 +198,19 @@ func tokens(s *site) string {
 			s.Errorf("an agent may do something else, too: %s", line)
 		}
 	}
-	return "reads ConfigMaps and Secrets of its namespace; reports for its own node only; other tokens are refused"
+	for _, args := range [][]string{
+		{"get", "nodes"}, {"get", "pods", "-n", namespace}, {"get", "secrets", "-n", "kube-system"}, {"get", "configmaps", "-A"},
+		{"annotate", "node", is.Name, "tried=yes"}, {"label", "configmap", "hotplate-config", "-n", namespace, "tried=yes"},
+		{"delete", "pod", pods[0].Name, "-n", namespace}, {"create", "token", "hotplate-coordinator", "-n", namespace},
+		{"create", "configmap", "tried", "-n", namespace},
+	} {
+		args = append(args, "--as", "system:serviceaccount:"+namespace+":hotplate-agent")
+		if out, err := s.c.Kubectl(s.Context(), args...); err == nil || !strings.Contains(err.Error(), "Forbidden") {
+			s.Errorf("kubectl %s is not forbidden: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	return "reads ConfigMaps and Secrets of its namespace, and nine other requests are forbidden; reports for its own node only; " +
+		"other tokens are refused"
 }
 
 // post reports as an agent does.

@@ -11,7 +11,6 @@ import (
 	"github.com/hotplate-dev/hotplate/agent/config"
 	"github.com/hotplate-dev/hotplate/agent/report"
 	"github.com/hotplate-dev/hotplate/hack/rig"
-	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
 )
 
 func TestContainerdEndsAgainAndAgain(t *testing.T) {
@@ -29,14 +28,16 @@ func TestContainerdEndsAgainAndAgain(t *testing.T) {
 }
 
 func endContainerd(t *testing.T, line string, way config.Way, signal string, end func(n *node) error) {
-	times := fewKills
-	if !rigtest.Full() {
-		times = quickKills
+	times := min(kills(line), fewKills)
+	if signal == "SIGKILL" {
+		times = kills(line)
 	}
 	row := shows(t, line, fmt.Sprintf("agent, way %s: containerd ended with %s at random points of one pull, again and again: "+
 		"a pause, nothing is fetched twice", way, signal))
 	random, mirror := newRand(t), newMirror(t)
-	img := mirror.put(t, odd(t, rig.ModelSpec{RawSize: 24 << 20, ShardSize: 7 << 20, GzipLayers: 3, GzipSize: 2 << 20}), newName())
+	img := mirror.put(t, odd(t, rig.ModelSpec{
+		RawSize: int64(max(24, times)) * chunkSize, ShardSize: 7 << 20, GzipLayers: 3, GzipSize: 2 << 20,
+	}), newName())
 	mirror.SetScript(always(isBlob, rig.Fault{BytesPerSecond: 256 << 10}))
 	n := newNode(t, line, nil)
 	n.pid, n.way = 0, way

@@ -193,7 +193,7 @@ func TestAgentAndFaultyRegistry(t *testing.T) {
 			row.saw("Failed with \"%s\", CRI knows nothing of it", strings.Join(f.says, "\" and \""))
 			mirror.SetScript(nil)
 		}
-		n.until(ready, imageIs("model", report.ImageReady))
+		n.until(ready, imageIs("model", report.ImageReady), cameBy("model", way))
 		if hits.total() < f.hit {
 			t.Errorf("only %d answers were faulty, want at least %d", hits.total(), f.hit)
 		}

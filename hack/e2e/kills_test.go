@@ -154,6 +154,39 @@ func killPuller(t *testing.T, line string, way config.Way, p puller) {
 	row.saw("%d layers as containerd makes them; no lease, snapshot, ingest, file or process left", len(img.layers))
 }
 
+// TestKilledWhileNotKept kills an agent that keeps no layers. Those in progress begin anew each time, so that nothing can be
+// said of how much is sent; the image comes out right, and nothing is left.
+func TestKilledWhileNotKept(t *testing.T) {
+	forLines(t, func(t *testing.T, line string) {
+		row := shows(t, line, "agent, keepLayers Never: killed with SIGKILL at random points of one pull, again and again")
+		count := min(kills(line), fewKills)
+		random, mirror := newRand(t), newMirror(t)
+		img := mirror.put(t, crashImage(t, count), newName())
+		n := newNode(t, line, nil)
+		n.prepare(mirror)
+		c := n.wanting(img, mirror)
+		c.Prefetch.KeepLayers = config.KeepNever
+		n.writeConfig(c)
+		k := &killer{n: n, p: pullers()[0], img: img, ledger: newLedger(mirror), random: random}
+		held := make(chan struct{})
+		mirror.SetScript(k.pace(held))
+		for left := count; left > 0; left-- {
+			k.runInTheMiddle(left)
+		}
+		close(held)
+		row.saw("%d kills with the last layer held back, %d after that", count, k.runToTheEnd())
+		n.stopAgent()
+		k.dropProbes()
+		n.checkImage(mirror, img, allNames(img)...)
+		n.checkSame(newReference(t, line), img)
+		n.checkOnly(img)
+		if got := n.layerBlobs(img); len(got) > 0 {
+			t.Errorf("blobs of layers are there: %q", got)
+		}
+		row.saw("%d layers as containerd makes them, and no blob of theirs; nothing else is left", len(img.layers))
+	})
+}
+
 // killer kills one puller of one image.
 type killer struct {
 	n      *node

@@ -29,6 +29,7 @@ import (
 	"github.com/hotplate-dev/hotplate/hack/rig/rigtest"
 	"github.com/hotplate-dev/hotplate/hostconfig"
 	"github.com/hotplate-dev/hotplate/hostconfig/apply"
+	"github.com/hotplate-dev/hotplate/prefetch"
 )
 
 // node is a machine in small: a containerd, a hosts directory, the files of a config, and the agent when it runs.
@@ -474,6 +475,21 @@ func imageIs(name string, phase report.ImagePhase, texts ...string) want {
 			return fmt.Sprintf("image %s is not %s", name, phase)
 		}
 		return lacks("image "+name, r.Images[i].Message, texts)
+	}
+}
+
+// cameBy wants an image to have been prepared in a way: where that is left to hotplate, directly.
+func cameBy(name string, way config.Way) want {
+	wanted := prefetch.Direct
+	if way == config.WayAPI {
+		wanted = prefetch.API
+	}
+	return func(r report.NodeReport) string {
+		i := slices.IndexFunc(r.Images, func(img report.Image) bool { return img.Name == name })
+		if i < 0 || r.Images[i].Way != string(wanted) {
+			return fmt.Sprintf("image %s did not come by the way %s", name, wanted)
+		}
+		return ""
 	}
 }
 

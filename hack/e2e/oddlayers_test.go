@@ -7,6 +7,9 @@ import (
 	"bytes"
 	"compress/gzip"
 	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -56,7 +59,7 @@ type tarEntry struct {
 // pack makes a layer of the media type, which says how it is compressed.
 func pack(t *testing.T, media types.MediaType, entries []tarEntry) *oddLayer {
 	t.Helper()
-	var buf, packed bytes.Buffer
+	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	for _, e := range entries {
 		h := e.Header
@@ -74,6 +77,13 @@ func pack(t *testing.T, media types.MediaType, entries []tarEntry) *oddLayer {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
+	return layerOf(t, media, buf.Bytes())
+}
+
+// layerOf makes a layer of a tar archive.
+func layerOf(t *testing.T, media types.MediaType, archive []byte) *oddLayer {
+	t.Helper()
+	var packed bytes.Buffer
 	var z io.WriteCloser
 	switch media {
 	case types.OCILayer:
@@ -84,7 +94,7 @@ func pack(t *testing.T, media types.MediaType, entries []tarEntry) *oddLayer {
 			t.Fatal(err)
 		}
 	}
-	l := &oddLayer{media: media, tar: buf.Bytes(), blob: buf.Bytes()}
+	l := &oddLayer{media: media, tar: archive, blob: archive}
 	if z != nil {
 		if _, err := z.Write(l.tar); err != nil {
 			t.Fatal(err)
@@ -96,6 +106,36 @@ func pack(t *testing.T, media types.MediaType, entries []tarEntry) *oddLayer {
 	}
 	l.diff, l.dgst = hashOf(l.tar), hashOf(l.blob)
 	return l
+}
+
+// sparse is a layer whose only file is stored without its holes, which no writer of Go makes: data, a hole of a megabyte,
+// data, and a hole at its end.
+func sparse(t *testing.T) *oddLayer {
+	t.Helper()
+	const hole = 1 << 20
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, "sparse"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, at := range []int64{0, hole} {
+		if _, err := f.WriteAt([]byte("data"), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Truncate(2 * hole); err != nil {
+		t.Fatal(err)
+	}
+	archive, err := exec.CommandContext(t.Context(), "tar", "--create", "--format=posix", "--sparse", "--sparse-version=1.0",
+		"--mtime=@1600000000", "--owner=0", "--group=0", "--directory="+dir, "sparse").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(archive) >= hole {
+		t.Fatalf("the archive has %d bytes: tar has stored the holes", len(archive))
+	}
+	return layerOf(t, types.OCILayer, archive)
 }
 
 func hashOf(data []byte) v1.Hash {
@@ -166,13 +206,13 @@ func oddAgain() []tarEntry {
 }
 
 // odd puts layers that are hard to get right on an image of the given kind: whiteouts, opaque directories, hard
-// links, owners, extended attributes, devices, changes of type, directories that are not listed, an empty layer, twice;
-// gzip, zstd and raw.
+// links, owners, extended attributes, devices, changes of type, directories that are not listed, an empty layer, twice, and
+// a sparse file; gzip, zstd and raw.
 func odd(t *testing.T, spec rig.ModelSpec) v1.Image {
 	t.Helper()
 	empty := pack(t, types.OCILayer, nil)
 	return onTop(t, build(t, spec), pack(t, types.OCILayer, oddBelow()), empty,
-		pack(t, types.OCIUncompressedLayer, oddAbove()), empty, pack(t, types.OCILayerZStd, oddAgain()))
+		pack(t, types.OCIUncompressedLayer, oddAbove()), empty, pack(t, types.OCILayerZStd, oddAgain()), sparse(t))
 }
 
 // onTop adds layers to an image.

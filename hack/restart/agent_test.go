@@ -176,7 +176,7 @@ func (a *agentOn) stop() {
 }
 
 func agentRestarts(t *testing.T, program string) {
-	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
+	s := newSite(t, unset(t, "2.4"))
 	before := s.read("/etc/containerd/config.toml")
 	a := s.startAgent(program, "restart: {soak: 2s}\n", podMounts())
 	r := a.ready("config_path unset", restart.Restarted)
@@ -209,7 +209,7 @@ func agentRestarts(t *testing.T, program string) {
 }
 
 func agentForbidden(t *testing.T, agent string) {
-	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
+	s := newSite(t, unset(t, "2.4"))
 	pid, before := s.daemonPID(), s.read("/etc/containerd/config.toml")
 	a := s.startAgent(agent, "restart: {policy: Never, soak: 2s}\n", podMounts())
 	r := a.becomes(report.RestartForbidden)
@@ -241,7 +241,7 @@ func agentForbidden(t *testing.T, agent string) {
 }
 
 func agentKilled(t *testing.T, program string) {
-	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
+	s := newSite(t, unset(t, "2.4"))
 	a := s.startAgent(program, "restart: {soak: 1m}\n", podMounts())
 	s.eventually("the agent to watch containerd", func() bool { return strings.Contains(a.Output(), "watching containerd before") })
 	if r := a.becomes(report.Restarting); r.Ready {
@@ -259,7 +259,7 @@ func agentKilled(t *testing.T, program string) {
 }
 
 func agentWithoutSystemd(t *testing.T, program string) {
-	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
+	s := newSite(t, unset(t, "2.4"))
 	pid := s.daemonPID()
 	var mounts []rig.SandboxMount
 	for _, m := range podMounts() {

@@ -24,6 +24,26 @@ func base(t *testing.T, line string, version int) string {
 	return text
 }
 
+// unset is a node whose containerd has no config_path, in version 3 of its configuration where it reads that.
+func unset(t *testing.T, line string) rig.NodeConfig {
+	t.Helper()
+	versions := rig.ConfigVersions(line)
+	return rig.NodeConfig{Line: line, ConfigTOML: base(t, line, min(3, versions[len(versions)-1]))}
+}
+
+// oldAndNew runs a row on the first and on the second major version of containerd.
+func oldAndNew(t *testing.T, row func(t *testing.T, line string)) {
+	t.Parallel()
+	for _, line := range rigtest.Lines(t) {
+		if line == "1.7" || line == "2.4" {
+			t.Run(line, func(t *testing.T) {
+				t.Parallel()
+				row(t, line)
+			})
+		}
+	}
+}
+
 // TestConfigPathUnset restarts every line, with every version of config.toml that it reads, and asks once more.
 func TestConfigPathUnset(t *testing.T) {
 	for _, line := range rigtest.Lines(t) {

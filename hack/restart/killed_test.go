@@ -55,7 +55,7 @@ func TestKilledAndBack(t *testing.T) {
 	for _, point := range points {
 		t.Run("good "+point, func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
+			s := newSite(t, unset(t, "2.4"))
 			s.killAt(point)
 			s.comesBack(point+", config good", restart.Restarted)
 		})
@@ -140,6 +140,67 @@ func TestKilledAndGone(t *testing.T) {
 			s.leavesNothing()
 		})
 	}
+}
+
+// TestGone kills hotplate at other moments, and nobody comes back: what is not done is taken back by the node itself.
+func TestGone(t *testing.T) {
+	if !rigtest.Full() {
+		t.Skip("a node takes more than two minutes to heal by itself: HOTPLATE_FULL=1 runs this, and TestKilledAndGone without it")
+	}
+	t.Parallel()
+	good := unset(t, "2.4")
+	for _, c := range []struct {
+		point, what string
+		cfg         rig.NodeConfig
+		damaged     bool
+		want        restart.Kind
+	}{
+		{point: "after:Arm", what: "config good", cfg: good, want: restart.Abandoned},
+		{point: "before:Restart", what: "config does not start", cfg: faulty(t, "2.4", "exit 1"), want: restart.Abandoned},
+		{point: "after:Restart", what: "config good", cfg: good, want: restart.RolledBack},
+		{point: "after:Restart", what: "config does not start, the backup damaged", cfg: faulty(t, "2.4", "exit 1"), damaged: true,
+			want: restart.RolledBack},
+	} {
+		fault := c.point + ", and nobody comes back; " + c.what
+		t.Run(fault, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, c.cfg)
+			old := s.read("/etc/containerd/config.toml")
+			s.killAt(c.point)
+			if c.damaged {
+				s.write("/var/lib/hotplate/restart/backup", "damaged\n")
+			}
+			s.eventuallyIn(rescueDelay, "the node to act", func() bool {
+				return s.exec("systemctl", "list-units", "--all", "--no-legend", "hotplate-rescue-*.timer") == "" && s.criWorks()
+			})
+			if got := s.read("/etc/containerd/config.toml"); got != old {
+				t.Errorf("the configuration was not put back byte for byte:\n%s", got)
+			}
+			o := s.restart()
+			if !o.Rescued {
+				t.Errorf("it does not know that the node has acted: %+v", o)
+			}
+			s.check(killed, fault, o, c.want, "by itself")
+			s.leavesNothing()
+		})
+	}
+}
+
+// TestGoneAfterIt kills hotplate when all is done but its notes, and nobody comes back: nothing is taken back.
+func TestGoneAfterIt(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, unset(t, "2.4"))
+	s.killAt("after:Disarm")
+	if units := s.exec("systemctl", "list-units", "--all", "--no-legend", "hotplate-rescue-*"); units != "" {
+		t.Errorf("systemd still has %s", units)
+	}
+	if err := s.node.Reboot(t.Context()); err != nil { // nor by the unit that acts after a boot
+		t.Fatal(err)
+	}
+	s.pods = nil
+	s.age()
+	s.check(killed, "after:Disarm, and nobody comes back; then a reboot", s.restart(), restart.NotNeeded, "no restart is needed")
+	s.leavesNothing()
 }
 
 // keeps checks that what somebody else had written is kept, of which the end is known.

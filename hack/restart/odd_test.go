@@ -3,6 +3,7 @@
 package restart_test
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +19,7 @@ const odd = "7 systemd and others"
 
 func TestBusAway(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
+	s := newSite(t, unset(t, "2.4"))
 	before := s.daemonPID()
 	p, err := s.node.RunSandboxed(t.Context(), rig.SandboxConfig{
 		Program: program, Argv: []string{"/hotplate", "restart"},
@@ -38,7 +39,7 @@ func TestBusAway(t *testing.T) {
 // TestSystemdBusy stops systemd while it is asked, for a while.
 func TestSystemdBusy(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
+	s := newSite(t, unset(t, "2.4"))
 	if err := unix.Kill(s.node.Leader(), unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +93,7 @@ func TestDependants(t *testing.T) {
 		cfg   rig.NodeConfig
 		want  restart.Kind
 	}{
-		{"a unit that requires containerd and is listed", rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)}, restart.Restarted},
+		{"a unit that requires containerd and is listed", unset(t, "2.4"), restart.Restarted},
 		{"the same and the daemon does not start", faulty(t, "2.4", "exit 1"), restart.RolledBack},
 	} {
 		t.Run(c.fault, func(t *testing.T) {
@@ -111,7 +112,7 @@ func TestDependants(t *testing.T) {
 
 func TestTwoAtOnce(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
+	s := newSite(t, unset(t, "2.4"))
 	var o restart.Outcome
 	var others []string
 	for _, h := range []hotplate{s.start(), s.start()} {
@@ -127,6 +128,68 @@ func TestTwoAtOnce(t *testing.T) {
 	s.check(odd, "two at once", o, restart.Restarted, "")
 }
 
+// holdAt runs hotplate restart up to a call, does what is to happen then, and lets it go on.
+func (s *site) holdAt(point string, then func()) hotplate {
+	s.Helper()
+	h, held := s.accident("hold:"+point), s.node.Path("/var/lib/hotplate/held")
+	s.eventually("it to come to "+point, func() bool {
+		if !h.Running() {
+			s.Fatalf("it has not come to %s:\n%s", point, h.Output())
+		}
+		_, err := os.Stat(held)
+		return err == nil
+	})
+	then()
+	if err := os.Remove(held); err != nil {
+		s.Fatal(err)
+	}
+	return h
+}
+
+// TestStartLimit has somebody else restart containerd at the worst moment, until systemd refuses to start it.
+func TestStartLimit(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, unset(t, "2.4"))
+	h := s.holdAt("Restart", func() {
+		const limit = 5 // systemd's own
+		for range limit {
+			s.exec("systemctl", "restart", "containerd")
+		}
+	})
+	o, _ := h.end()
+	s.check(odd, "five restarts by somebody else right before the restart: systemd refuses it", o, restart.RolledBack, "")
+	s.leavesNothing()
+}
+
+// TestSystemdLost has systemd not answer any more when the restart is done and the rescue is to be called off.
+func TestSystemdLost(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, unset(t, "2.4"))
+	old := s.read("/etc/containerd/config.toml")
+	h := s.holdAt("Disarm", func() {
+		if err := unix.Kill(s.node.Leader(), unix.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+	})
+	code, err := h.Wait(t.Context())
+	if err := unix.Kill(s.node.Leader(), unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if err != nil || code != 1 {
+		t.Errorf("it ended with %d, %v:\n%s", code, err, h.Output())
+	}
+	s.eventuallyIn(rescueDelay, "the node to put the old configuration back", func() bool {
+		return s.read("/etc/containerd/config.toml") == old && s.criWorks()
+	})
+	s.age()
+	o := s.restart()
+	if !o.Rescued {
+		t.Errorf("it does not know that the rescue has acted: %+v", o)
+	}
+	s.check(odd, "systemd hangs when the rescue is to be called off", o, restart.Abandoned, "own timer")
+	s.leavesNothing()
+}
+
 func TestBackupDamaged(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, faulty(t, "2.4", "exit 1"))
@@ -140,7 +203,7 @@ func TestBackupDamaged(t *testing.T) {
 
 func TestRescueFires(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
+	s := newSite(t, unset(t, "2.4"))
 	old := s.read("/etc/containerd/config.toml")
 	o, _ := s.accident("fire:Disarm").end()
 	if !o.Rescued {

@@ -23,23 +23,29 @@ const (
 // TestBrokenFile changes the file behind the daemon's back: it would not load again.
 func TestBrokenFile(t *testing.T) {
 	t.Parallel()
+	names := map[string]*strings.Replacer{
+		"1.7": strings.NewReplacer("VERSION", "2", "REGISTRY", "plugins.'io.containerd.grpc.v1.cri'.registry"),
+		"2.4": strings.NewReplacer("VERSION", "3", "REGISTRY", "plugins.'io.containerd.cri.v1.images'.registry"),
+	}
 	for _, c := range []struct{ fault, text, reason string }{
-		{"broken TOML", "version = 3\n[plugins\n", "does not start with this file"},
-		{"a wrong type", "version = 3\n[plugins.'io.containerd.cri.v1.images']\n  max_concurrent_downloads = 'many'\n", "would not load again"},
+		{"broken TOML", "version = VERSION\n[plugins\n", "does not start with this file"},
+		{"a wrong type", "version = VERSION\n[REGISTRY]\n  config_path = 1\n", "config_path"},
 		{"a version that it does not know", "version = 9\n", "version"},
-		{"plugins that conflict", "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\n  config_path = '/x'\n" +
-			"[plugins.'io.containerd.cri.v1.images'.registry.mirrors.'docker.io']\n  endpoint = ['https://mirror.example.com']\n", "mirrors"},
+		{"plugins that conflict", "version = VERSION\n[REGISTRY]\n  config_path = '/x'\n[REGISTRY.mirrors.'docker.io']\n" +
+			"  endpoint = ['https://mirror.example.com']\n", "mirrors"},
 	} {
 		t.Run(c.fault, func(t *testing.T) {
-			t.Parallel()
-			s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
-			before := s.daemonPID()
-			s.write("/etc/containerd/config.toml", c.text)
-			s.check(badCandidate, c.fault, s.restart(), restart.Refused, c.reason)
-			if got := s.read("/etc/containerd/config.toml"); got != c.text {
-				t.Errorf("the file was changed to\n%s", got)
-			}
-			s.untouched(before)
+			oldAndNew(t, func(t *testing.T, line string) {
+				text := names[line].Replace(c.text)
+				s := newSite(t, unset(t, line))
+				before := s.daemonPID()
+				s.write("/etc/containerd/config.toml", text)
+				s.check(badCandidate, c.fault, s.restart(), restart.Refused, c.reason)
+				if got := s.read("/etc/containerd/config.toml"); got != text {
+					t.Errorf("the file was changed to\n%s", got)
+				}
+				s.untouched(before)
+			})
 		})
 	}
 }
@@ -66,12 +72,14 @@ func TestUnitNotFit(t *testing.T) {
 		{"a unit that is bound to it", "app.service", rig.NodeConfig{Units: map[string]string{"app.service": app("BindsTo")}}},
 	} {
 		t.Run(c.fault, func(t *testing.T) {
-			t.Parallel()
-			c.cfg.Line, c.cfg.ConfigTOML = "2.4", base(t, "2.4", 3)
-			s := newSite(t, c.cfg)
-			before := s.daemonPID()
-			s.check(notFit, c.fault, s.restart(), restart.Refused, c.reason)
-			s.untouched(before)
+			oldAndNew(t, func(t *testing.T, line string) {
+				cfg := c.cfg
+				cfg.Line, cfg.ConfigTOML = line, unset(t, line).ConfigTOML
+				s := newSite(t, cfg)
+				before := s.daemonPID()
+				s.check(notFit, c.fault, s.restart(), restart.Refused, c.reason)
+				s.untouched(before)
+			})
 		})
 	}
 }
@@ -84,7 +92,7 @@ func app(how string) string {
 
 func TestUnitEdited(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
+	s := newSite(t, unset(t, "2.4"))
 	before := s.daemonPID()
 	s.write("/etc/systemd/system/containerd.service.d/20-new.conf", "[Service]\nKillMode=control-group\n")
 	// The directory is new to systemd, which looks for such only now and then (src/core/manager.c, unit_path_cache). If it has not
@@ -108,24 +116,25 @@ func TestUnitNotReloaded(t *testing.T) {
 }
 
 func TestFrozenShim(t *testing.T) {
-	t.Parallel()
-	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
-	before := s.daemonPID()
-	shim, err := s.pods[0].ShimPID(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.kill("STOP", shim)
-	o := s.restart()
-	s.kill("CONT", shim)
-	s.check(notFit, "a shim that hangs", o, restart.Refused, "shim does not answer")
-	s.untouched(before)
+	oldAndNew(t, func(t *testing.T, line string) {
+		s := newSite(t, unset(t, line))
+		before := s.daemonPID()
+		shim, err := s.pods[0].ShimPID(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.kill("STOP", shim)
+		o := s.restart()
+		s.kill("CONT", shim)
+		s.check(notFit, "a shim that hangs", o, restart.Refused, "shim does not answer")
+		s.untouched(before)
+	})
 }
 
 // TestStray has systemd move the processes of containers, which it does on cgroup v1 where the cgroups are runc's own.
 func TestStray(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
+	s := newSite(t, unset(t, "2.4"))
 	before := s.daemonPID()
 	s.exec("systemctl", "daemon-reexec")
 	if _, err := os.Stat("/sys/fs/cgroup/pids"); err != nil {
@@ -140,28 +149,47 @@ func TestStray(t *testing.T) {
 
 // TestOrphan takes away the record of a container that runs.
 func TestOrphan(t *testing.T) {
-	t.Parallel()
-	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
-	before := s.daemonPID()
-	s.exec("ctr", "-n", "k8s.io", "run", "--detach", "--null-io", rig.CounterImage, "orphan", "/usr/bin/busybox", "sleep", "1000")
-	c, err := containerd.New(s.node.Address())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if err := c.ContainerService().Delete(namespaces.WithNamespace(t.Context(), "k8s.io"), "orphan"); err != nil {
-		t.Fatal(err)
-	}
-	s.check(notFit, "a task without a container", s.restart(), restart.Refused, "belongs to no container")
-	s.untouched(before)
+	oldAndNew(t, func(t *testing.T, line string) {
+		s := newSite(t, unset(t, line))
+		before := s.daemonPID()
+		s.exec("ctr", "-n", "k8s.io", "run", "--detach", "--null-io", rig.CounterImage, "orphan", "/usr/bin/busybox", "sleep", "1000")
+		c, err := containerd.New(s.node.Address())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if err := c.ContainerService().Delete(namespaces.WithNamespace(t.Context(), "k8s.io"), "orphan"); err != nil {
+			t.Fatal(err)
+		}
+		s.check(notFit, "a task without a container", s.restart(), restart.Refused, "belongs to no container")
+		s.untouched(before)
+	})
+}
+
+// TestForgottenShim takes away what containerd needs to find a shim again, which then runs without its knowledge.
+func TestForgottenShim(t *testing.T) {
+	oldAndNew(t, func(t *testing.T, line string) {
+		s := newSite(t, unset(t, line))
+		s.exec("ctr", "-n", "k8s.io", "run", "--detach", "--null-io", rig.CounterImage, "forgotten", "/usr/bin/busybox", "sleep", "1000")
+		s.exec("systemctl", "stop", "containerd")
+		s.exec("mv", "/run/containerd/io.containerd.runtime.v2.task/k8s.io/forgotten", "/run/forgotten")
+		s.exec("systemctl", "start", "containerd")
+		s.eventually("CRI to work", s.criWorks)
+		s.exec("ctr", "-n", "k8s.io", "containers", "delete", "forgotten")
+		s.age()
+		before := s.daemonPID()
+		s.check(notFit, "a shim that containerd does not know any more", s.restart(), restart.Refused, "forgotten")
+		s.untouched(before)
+	})
 }
 
 func TestDiskFull(t *testing.T) {
-	t.Parallel()
-	s := newSite(t, rig.NodeConfig{Line: "2.4", ConfigTOML: base(t, "2.4", 3)})
-	before := s.daemonPID()
-	s.exec("mkdir", "-p", "/var/lib/hotplate")
-	s.exec("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", "/var/lib/hotplate")
-	s.check(notFit, "no room for the backup", s.restart(), restart.Refused, "make room")
-	s.untouched(before)
+	oldAndNew(t, func(t *testing.T, line string) {
+		s := newSite(t, unset(t, line))
+		before := s.daemonPID()
+		s.exec("mkdir", "-p", "/var/lib/hotplate")
+		s.exec("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", "/var/lib/hotplate")
+		s.check(notFit, "no room for the backup", s.restart(), restart.Refused, "make room")
+		s.untouched(before)
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -127,6 +128,17 @@ func (n *Node) Address() string { return n.Path("/run/containerd/containerd.sock
 
 // CRI connects to the node's containerd. The connection outlives restarts of containerd, but no reboot.
 func (n *Node) CRI(ctx context.Context) (*CRI, error) { return DialCRI(ctx, n.Address()) }
+
+// Listen listens on the node's own network, for servers of this process that programs of the node are to reach. The host of
+// the address is IP's. The listener outlives the node, and reaches no other boot of it.
+func (n *Node) Listen(address string) (net.Listener, error) {
+	file, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", n.Leader()))
+	if err != nil {
+		return nil, fmt.Errorf("open the node's network: %w", err)
+	}
+	defer file.Close()
+	return (&netns{file}).listen(address)
+}
 
 // Kill takes the power away: everything on the node ends at once. What it wrote stays, for the disk is this machine's.
 func (n *Node) Kill() error {

@@ -8,6 +8,7 @@
 //	after     the same when the call has returned: it has
 //	damage    overwrites the backup, and goes on
 //	fire      lets the rescue act, and goes on
+//	hold      makes the file held in the state directory, and goes on when it is gone
 //
 // It prints the outcome as JSON, as hotplate restart does.
 package main
@@ -15,8 +16,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"strconv"
@@ -131,8 +134,23 @@ func (a *accident) at(method string) (after func()) {
 	case "fire":
 		_, err := a.Start(context.Background(), a.rescue+".service")
 		must(err)
+	case "hold":
+		hold()
 	}
 	return func() {}
+}
+
+// hold waits, for as long as nothing hangs for good, until somebody has done what they want to do.
+func hold() {
+	const file, most, pause = stateDir + "/held", time.Minute, 50 * time.Millisecond
+	must(os.WriteFile(file, nil, 0o600))
+	for range most / pause {
+		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+		time.Sleep(pause)
+	}
+	panic(file + " is still there")
 }
 
 // die ends like one that is killed. As the first process of its PID namespace it cannot send itself a SIGKILL.
