@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -78,7 +79,7 @@ func (b *bench) count(ctx context.Context, n *node, img stored, c contestant, ru
 	if err != nil {
 		return err
 	}
-	diskBefore, err := b.proc.DiskWritten(b.device)
+	idle, err := b.usage()
 	if err != nil {
 		return err
 	}
@@ -89,9 +90,12 @@ func (b *bench) count(ctx context.Context, n *node, img stored, c contestant, ru
 	used, attempts, orderErr := n.order(limited, c, b.hotplate, ref)
 	run.Seconds, run.Attempts, run.Hotplate = time.Since(start).Seconds(), attempts, process(used)
 	after, err := b.proc.Process(pid)
-	if err := errors.Join(err, ctx.Err()); err != nil {
+	busy, usageErr := b.usage()
+	if err := errors.Join(err, usageErr, ctx.Err()); err != nil {
 		return err
 	}
+	run.CoresBusy = (busy.cpu - idle.cpu) / run.Seconds / float64(runtime.NumCPU())
+	run.DiskBusy = (busy.disk.Busy - idle.disk.Busy).Seconds() / run.Seconds
 	run.Containerd = process(after.Sub(before))
 	if orderErr == nil {
 		orderErr = n.checkReady(limited, ref, img.digest)
@@ -100,7 +104,21 @@ func (b *bench) count(ctx context.Context, n *node, img stored, c contestant, ru
 		run.Seconds = b.limit.Seconds() // it was not Ready then either
 	}
 	unix.Sync()
-	diskAfter, err := b.proc.DiskWritten(b.device)
-	run.DiskWritten = diskAfter - diskBefore
+	all, err := b.proc.Disk(b.device)
+	run.DiskWritten = all.Written - idle.disk.Written
 	return err
+}
+
+// usage is what the machine has done since its start.
+type usage struct {
+	cpu  float64 // seconds of all cores
+	disk proc.DiskCounters
+}
+
+func (b *bench) usage() (u usage, err error) {
+	if u.cpu, err = b.proc.CPUSeconds(); err != nil {
+		return u, err
+	}
+	u.disk, err = b.proc.Disk(b.device)
+	return u, err
 }

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -120,25 +121,60 @@ func DeviceOf(path string) (Device, error) {
 	return Device{unix.Major(st.Dev), unix.Minor(st.Dev)}, nil
 }
 
-// DiskWritten is how many bytes the device was sent since it is there, or -1 if it is no block device that counts.
-func (f FS) DiskWritten(d Device) (int64, error) {
+// DiskCounters are of one block device at one moment. They never go down.
+type DiskCounters struct {
+	// Written is how many bytes it was sent since it is there, or -1 if it is no block device that counts.
+	Written int64
+	// Busy is for how long it had something to do.
+	Busy time.Duration
+}
+
+// Disk reads the counters of a device.
+func (f FS) Disk(d Device) (c DiskCounters, err error) {
 	text, err := fs.ReadFile(f.Root, "diskstats")
 	if err != nil {
-		return 0, fmt.Errorf("read what the disk has written: %w", err)
+		return c, fmt.Errorf("read what the disk has done: %w", err)
 	}
 	for line := range strings.Lines(string(text)) {
-		// major minor name, then eleven counters and more, the seventh of which is sectors written (iostats.rst).
+		// major minor name, then eleven counters and more: the seventh is sectors written, the tenth milliseconds (iostats.rst).
 		fields := strings.Fields(line)
-		if len(fields) < 10 || fields[0] != strconv.Itoa(int(d.major)) || fields[1] != strconv.Itoa(int(d.minor)) {
+		if len(fields) < 13 || fields[0] != strconv.Itoa(int(d.major)) || fields[1] != strconv.Itoa(int(d.minor)) {
 			continue
 		}
 		sectors, err := strconv.ParseInt(fields[9], 10, 64)
 		if err != nil {
-			return 0, fmt.Errorf("read what %s has written: %w", fields[2], err)
+			return c, fmt.Errorf("read what %s has written: %w", fields[2], err)
 		}
-		return sectors << 9, nil
+		busy, err := strconv.ParseInt(fields[12], 10, 64)
+		if err != nil {
+			return c, fmt.Errorf("read how long %s was busy: %w", fields[2], err)
+		}
+		return DiskCounters{sectors << 9, time.Duration(busy) * time.Millisecond}, nil
 	}
-	return -1, nil
+	return DiskCounters{Written: -1}, nil
+}
+
+// CPUSeconds is how long all processors together have done anything since the start.
+func (f FS) CPUSeconds() (float64, error) {
+	text, err := fs.ReadFile(f.Root, "stat")
+	if err != nil {
+		return 0, fmt.Errorf("read what the processors have done: %w", err)
+	}
+	// cpu user nice system idle iowait irq softirq steal, then guests, which are in user and nice (proc_stat(5)).
+	first, _, _ := strings.Cut(string(text), "\n")
+	fields := strings.Fields(first)
+	if len(fields) < 9 || fields[0] != "cpu" {
+		return 0, fmt.Errorf("read what the processors have done: %q is not their sum", first)
+	}
+	ticks := 0
+	for _, i := range []int{1, 2, 3, 6, 7, 8} {
+		n, err := strconv.Atoi(fields[i])
+		if err != nil {
+			return 0, fmt.Errorf("read what the processors have done: %w", err)
+		}
+		ticks += n
+	}
+	return float64(ticks) / ticksPerSecond, nil
 }
 
 // AwaitEnd returns when the child has ended, and leaves it to be waited for: until then its counters can be read.

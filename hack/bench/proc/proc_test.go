@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -39,15 +40,29 @@ func TestProcess(t *testing.T) {
 	}
 }
 
-func TestDiskWritten(t *testing.T) {
+func TestCPUSeconds(t *testing.T) {
+	with := func(text string) proc.FS {
+		return proc.FS{Root: fstest.MapFS{"stat": {Data: []byte(text)}}}
+	}
+	if got, err := with("cpu  100 20 30 9000 9000 4 5 1 7 7\ncpu0 1 1\n").CPUSeconds(); err != nil || got != 1.6 {
+		t.Errorf("they were busy for %v s, %v, want 1.6", got, err)
+	}
+	for _, text := range []string{"", "cpu 1 2 3\n", "cpu 1 2 3 4 5 6 7 x 9\n"} {
+		if _, err := with(text).CPUSeconds(); err == nil {
+			t.Errorf("%q gave no error", text)
+		}
+	}
+}
+
+func TestDisk(t *testing.T) {
 	dir := t.TempDir()
 	d, err := proc.DeviceOf(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	none := proc.FS{Root: fstest.MapFS{"diskstats": {Data: []byte("  1  9999 ram0 1 0 1 0 1 0 1 0 0 0 0\n")}}}
-	if n, err := none.DiskWritten(d); err != nil || n != -1 {
-		t.Errorf("a device that is not listed has written %d, %v, want -1", n, err)
+	if c, err := none.Disk(d); err != nil || c.Written != -1 {
+		t.Errorf("a device that is not listed has done %+v, %v, want -1 written", c, err)
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); err != nil {
@@ -55,8 +70,9 @@ func TestDiskWritten(t *testing.T) {
 	}
 	line := fmt.Sprint(unix.Major(st.Dev), " ", unix.Minor(st.Dev)) + " vda 100 5 2000 9 300 7 4000 11 0 20 20\n"
 	one := proc.FS{Root: fstest.MapFS{"diskstats": {Data: []byte(line)}}}
-	if n, err := one.DiskWritten(d); err != nil || n != 4000*512 {
-		t.Errorf("the device has written %d, %v, want %d", n, err, 4000*512)
+	want := proc.DiskCounters{Written: 4000 * 512, Busy: 20 * time.Millisecond}
+	if c, err := one.Disk(d); err != nil || c != want {
+		t.Errorf("the device has done %+v, %v, want %+v", c, err, want)
 	}
 }
 

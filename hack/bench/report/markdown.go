@@ -49,16 +49,17 @@ func pullTables(b *strings.Builder, r *Report) {
 	for _, link := range r.Links {
 		fmt.Fprintf(b, "## Link %s\n\n", link.Name)
 		b.WriteString("| image | contestant | seconds (fastest to slowest) | of tuned | of default | RSS hotplate MiB " +
-			"| RSS containerd MiB | CPU s hotplate | CPU s containerd | fetched MB | requests | written MB | disk MB | failed |\n" +
-			"|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+			"| RSS containerd MiB | CPU s hotplate | CPU s containerd | cores busy | disk busy | fetched MB | requests | written MB | disk MB | failed |\n" +
+			"|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
 		for _, c := range r.Summary.Cells {
 			if c.Link != link.Name {
 				continue
 			}
-			fmt.Fprintf(b, "| %s | %s | %s%.2f (%.2f to %.2f) | %s | %s | %s | %.0f | %s | %.1f | %.0f | %d | %.0f | %.0f | %s |\n",
+			fmt.Fprintf(b, "| %s | %s | %s%.2f (%.2f to %.2f) | %s | %s | %s | %.0f | %s | %.1f | %.0f %% | %.0f %% | %.0f | %d | %.0f | %.0f | %s |\n",
 				c.Image, c.Contestant, atLeast(c), c.Seconds, c.Fastest, c.Slowest,
 				r.Summary.ratio(c, Tuned), r.Summary.ratio(c, Default), orDash("%.0f", mib(c.Hotplate.PeakRSS)),
-				mib(c.Containerd.PeakRSS), orDash("%.1f", c.Hotplate.CPUSeconds), c.Containerd.CPUSeconds, float64(c.Fetched)/1e6, c.Requests,
+				mib(c.Containerd.PeakRSS), orDash("%.1f", c.Hotplate.CPUSeconds), c.Containerd.CPUSeconds, 100*c.CoresBusy, 100*c.DiskBusy,
+				float64(c.Fetched)/1e6, c.Requests,
 				float64(c.Hotplate.Written+c.Containerd.Written)/1e6, float64(c.DiskWritten)/1e6, failed(c))
 		}
 		b.WriteString("\n")

@@ -84,6 +84,10 @@ type Run struct {
 	Requests int64 `json:"requests"`
 	// DiskWritten is what the block device was sent until all was on it.
 	DiskWritten int64 `json:"bytesWrittenToDisk"`
+	// CoresBusy and DiskBusy are the parts of Seconds, 0 to 1, that all cores and the disk had something to do: for any process,
+	// so the registry and the link, too. What is near 1 is what held the pull back.
+	CoresBusy float64 `json:"coresBusy"`
+	DiskBusy  float64 `json:"diskBusy"`
 	// ContentBytes is the size of the blobs in containerd's content store afterwards.
 	ContentBytes int64 `json:"contentBytes"`
 }

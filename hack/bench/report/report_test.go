@@ -52,7 +52,7 @@ func example() *report.Report {
 		run := report.Run{
 			Image: image, Link: link, Contestant: contestant, Round: round, Seconds: seconds, Failure: failure, Attempts: 1,
 			Containerd: report.Process{PeakRSS: int64(100+round) << 20, CPUSeconds: 3, Written: 4e9},
-			Fetched:    2e9, Requests: 10, DiskWritten: 5e9,
+			Fetched:    2e9, Requests: 10, DiskWritten: 5e9, CoresBusy: 0.75, DiskBusy: 0.5,
 		}
 		if contestant == report.Kept {
 			run.Hotplate = report.Process{PeakRSS: int64(240+40*round) << 20, CPUSeconds: 4, Written: 1e9}

@@ -30,6 +30,8 @@ type Cell struct {
 	Fetched     int64   `json:"bytesFromRegistry"`
 	Requests    int64   `json:"requests"`
 	DiskWritten int64   `json:"bytesWrittenToDisk"`
+	CoresBusy   float64 `json:"coresBusy"`
+	DiskBusy    float64 `json:"diskBusy"`
 }
 
 // cells are in the order of the report's links, images and contestants. Those without a run are left out.
@@ -77,6 +79,8 @@ func fold(runs []Run) Cell {
 	c.Fetched = of(func(r Run) int64 { return r.Fetched })
 	c.Requests = of(func(r Run) int64 { return r.Requests })
 	c.DiskWritten = of(func(r Run) int64 { return r.DiskWritten })
+	c.CoresBusy = Median(each(runs, func(r Run) float64 { return r.CoresBusy }))
+	c.DiskBusy = Median(each(runs, func(r Run) float64 { return r.DiskBusy }))
 	return c
 }
 
