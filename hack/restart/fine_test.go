@@ -63,6 +63,22 @@ func TestConfigPathUnset(t *testing.T) {
 	}
 }
 
+// TestVersionOne is about files without a version, which containerd 1.x still reads.
+func TestVersionOne(t *testing.T) {
+	for _, line := range rigtest.Lines(t) {
+		if !strings.HasPrefix(line, "1.") {
+			continue
+		}
+		t.Run(line, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, rig.NodeConfig{Line: line, ConfigTOML: "[plugins.cri]\n  restrict_oom_score_adj = true\n"})
+			s.check(fine, "version 1 without config_path", s.restart(), restart.Restarted, "")
+			s.check(fine, "version 1 without config_path, asked once more", s.restart(), restart.NotNeeded, "no restart is needed")
+			s.leavesNothing()
+		})
+	}
+}
+
 func TestNoConfig(t *testing.T) {
 	for _, line := range rigtest.Lines(t) {
 		t.Run(line, func(t *testing.T) {
@@ -103,6 +119,40 @@ func TestDropInOverrides(t *testing.T) {
 		Files: map[string]string{dropIn: "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\n  config_path = '/etc/vendor'\n"},
 	})
 	s.check(fine, "a drop-in overrides config_path", s.restart(), restart.Restarted, dropIn)
+}
+
+// nvidia is what the NVIDIA container toolkit writes beside the configuration: a runtime, the others, and the registry's section
+// as they were.
+const nvidia = `version = 2
+[plugins."io.containerd.grpc.v1.cri"]
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.nvidia]
+    runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.nvidia.options]
+      BinaryName = "/usr/local/nvidia/toolkit/nvidia-container-runtime"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = ""
+`
+
+func TestNVIDIA(t *testing.T) {
+	for _, line := range rigtest.Lines(t) {
+		t.Run(line, func(t *testing.T) {
+			t.Parallel()
+			const dropIn = "/etc/containerd/conf.d/99-nvidia.toml"
+			s := newSite(t, rig.NodeConfig{
+				Line: line, ConfigTOML: "imports = [\"/etc/containerd/conf.d/*.toml\"]\n" + base(t, line, 2),
+				Files: map[string]string{dropIn: nvidia},
+			})
+			s.check(fine, "the NVIDIA container toolkit's drop-in decides", s.restart(), restart.Restarted, dropIn)
+			if dump := s.exec("containerd", "config", "dump"); !strings.Contains(dump, "nvidia-container-runtime") {
+				t.Errorf("its runtime is gone:\n%s", dump)
+			}
+			s.check(fine, "the NVIDIA container toolkit's drop-in, asked once more", s.restart(), restart.NotNeeded, "no restart is needed")
+			s.leavesNothing()
+		})
+	}
 }
 
 func TestLegacyMirrors(t *testing.T) {

@@ -154,15 +154,15 @@ func TestGone(t *testing.T) {
 		cfg         rig.NodeConfig
 		damaged     bool
 		want        restart.Kind
+		reason      string
 	}{
-		{point: "after:Arm", what: "config good", cfg: good, want: restart.Abandoned},
-		{point: "before:Restart", what: "config does not start", cfg: faulty(t, "2.4", "exit 1"), want: restart.Abandoned},
-		{point: "after:Restart", what: "config good", cfg: good, want: restart.RolledBack},
-		{point: "after:Restart", what: "config does not start, the backup damaged", cfg: faulty(t, "2.4", "exit 1"), damaged: true,
-			want: restart.RolledBack},
+		{"after:Arm", "config good", good, false, restart.Abandoned, "before it changed anything"},
+		{"before:Restart", "config does not start", faulty(t, "2.4", "exit 1"), false, restart.RolledBack, "by itself"},
+		{"after:Restart", "config good", good, false, restart.RolledBack, "by itself"},
+		{"after:Restart", "config does not start, the backup damaged", faulty(t, "2.4", "exit 1"), true, restart.RolledBack, "by itself"},
 	} {
 		fault := c.point + ", and nobody comes back; " + c.what
-		t.Run(fault, func(t *testing.T) {
+		t.Run(c.point+" "+strings.ReplaceAll(c.what, ",", ""), func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, c.cfg)
 			old := s.read("/etc/containerd/config.toml")
@@ -171,7 +171,7 @@ func TestGone(t *testing.T) {
 				s.write("/var/lib/hotplate/restart/backup", "damaged\n")
 			}
 			s.eventuallyIn(rescueDelay, "the node to act", func() bool {
-				return s.exec("systemctl", "list-units", "--all", "--no-legend", "hotplate-rescue-*.timer") == "" && s.criWorks()
+				return strings.Contains(s.exec("systemctl", "list-units", "--all", "hotplate-rescue-*.service"), "exited") && s.criWorks()
 			})
 			if got := s.read("/etc/containerd/config.toml"); got != old {
 				t.Errorf("the configuration was not put back byte for byte:\n%s", got)
@@ -180,7 +180,7 @@ func TestGone(t *testing.T) {
 			if !o.Rescued {
 				t.Errorf("it does not know that the node has acted: %+v", o)
 			}
-			s.check(killed, fault, o, c.want, "by itself")
+			s.check(killed, fault, o, c.want, c.reason)
 			s.leavesNothing()
 		})
 	}
@@ -199,7 +199,9 @@ func TestGoneAfterIt(t *testing.T) {
 	}
 	s.pods = nil
 	s.age()
-	s.check(killed, "after:Disarm, and nobody comes back; then a reboot", s.restart(), restart.NotNeeded, "no restart is needed")
+	before := s.daemonPID()
+	s.check(killed, "after:Disarm, and nobody comes back; then a reboot", s.restart(), restart.Restarted, "")
+	s.untouched(before)
 	s.leavesNothing()
 }
 
