@@ -205,7 +205,7 @@ func tokens(s *site) string {
 		{"create", "configmap", "tried", "-n", namespace},
 	} {
 		args = append(args, "--as", "system:serviceaccount:"+namespace+":hotplate-agent")
-		if out, err := s.c.Kubectl(s.Context(), args...); err == nil || !strings.Contains(err.Error(), "Forbidden") {
+		if out, err := s.c.Kubectl(s.Context(), args...); err == nil || !strings.Contains(err.Error(), "is forbidden: User") {
 			s.Errorf("kubectl %s is not forbidden: %v\n%s", strings.Join(args, " "), err, out)
 		}
 	}
