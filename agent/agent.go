@@ -205,7 +205,7 @@ func (p *inTurn) Probe(ctx context.Context) (probe.Verdict, error) {
 // Report is the state of the node now.
 func (a *Agent) Report() report.NodeReport {
 	r := a.view.Report()
-	r.Images, r.Unwanted = a.images.Report(), a.images.Unwanted()
+	r.Images, r.Unwanted, r.Disk = a.images.Report(), a.images.Unwanted(), a.images.Disk()
 	r.Restart = a.restarts.need.report()
 	if a.cfg.Coordinator != nil {
 		r.Restart.Slot = a.orders.leave.wanted()

@@ -278,6 +278,13 @@ func (p *Prefetcher) Watch(ctx context.Context, changed func()) error {
 	return p.cfg.Store.Watch(ctx, changed)
 }
 
+// Disk is the filesystem with the snapshots on it, where most of an image is. Its Path is empty where it cannot be looked at
+// from here.
+func (p *Prefetcher) Disk(ctx context.Context) (Volume, error) {
+	space, err := p.cfg.Store.Space(ctx)
+	return space.Snapshots, err
+}
+
 // Stats are counters since New, and gauges of the present.
 func (p *Prefetcher) Stats() Stats {
 	return Stats{

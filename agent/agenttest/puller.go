@@ -60,6 +60,8 @@ type State struct {
 	Made []config.Prefetch
 	// Result is added to that of Ensure.
 	Result prefetch.Result
+	// Volume is what Disk returns.
+	Volume prefetch.Volume
 	// Told are the hosts that Throttle was called for, Throttles what Throttled returns.
 	Told, Throttles map[string]time.Duration
 }
@@ -235,6 +237,13 @@ func (p *Puller) Watch(ctx context.Context, changed func()) error {
 
 // Stats returns Counters.
 func (p *Puller) Stats() prefetch.Stats { return p.Counters }
+
+// Disk returns Volume.
+func (p *Puller) Disk(context.Context) (prefetch.Volume, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.Volume, nil
+}
 
 // Throttle takes note of a host that is to be left alone.
 func (p *Puller) Throttle(host string, d time.Duration) {

@@ -13,11 +13,38 @@ func (w *Worker) looks(ctx context.Context) {
 	for ctx.Err() == nil {
 		e, digest, wait := w.nextLook()
 		if e == nil {
+			w.lookAtDisk(ctx)
 			pause(ctx, w.look, wait)
 			continue
 		}
 		w.lookAtOne(ctx, e, digest)
 	}
+}
+
+// lookAtDisk notes how full the disk is. It is called when there is no image to look at, so about every recheckInterval.
+func (w *Worker) lookAtDisk(ctx context.Context) {
+	w.mu.Lock()
+	puller := w.wanted.Puller
+	w.mu.Unlock()
+	if puller == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	var disk *report.Disk
+	if v, err := puller.Disk(ctx); err == nil && v.Path != "" { // while the daemon is away others say so
+		disk = &report.Disk{Path: v.Path, Size: v.Size, Free: v.Free}
+	}
+	w.mu.Lock()
+	w.disk = disk
+	w.mu.Unlock()
+}
+
+// Disk is the filesystem that has containerd's images, as it was about a minute ago at the most; nil where it is not known.
+func (w *Worker) Disk() *report.Disk {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.disk
 }
 
 // nextLook is the next image to look at and the digest that it should have, empty if any will do; or how long there is

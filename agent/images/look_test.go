@@ -9,6 +9,7 @@ import (
 
 	"github.com/hotplate-dev/hotplate/agent/agenttest"
 	"github.com/hotplate-dev/hotplate/agent/report"
+	"github.com/hotplate-dev/hotplate/prefetch"
 )
 
 // checks counts the looks at an image since it was last asked.
@@ -174,6 +175,33 @@ func TestALookThatEnsureOvertookSaysNothing(t *testing.T) {
 		w.lookAtOne(t.Context(), w.images[0], "")
 		if r := w.Report()[0]; r.Phase != report.ImagePending {
 			t.Errorf("phase %s", r.Phase)
+		}
+	})
+}
+
+func TestTheDiskIsLookedAtEveryMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorker(t)
+		if d := w.Disk(); d != nil {
+			t.Errorf("before anything was wanted the disk is %+v", d)
+		}
+		w.puller.Set(func(p *agenttest.State) {
+			p.Volume = prefetch.Volume{Path: "/var/lib/containerd", Size: 1000, Free: 400}
+		})
+		w.wants(img("a", 0))
+		after(2 * time.Second)
+		if d := w.Disk(); d == nil || *d != (report.Disk{Path: "/var/lib/containerd", Size: 1000, Free: 400}) {
+			t.Errorf("the disk is %+v", d)
+		}
+		w.puller.Set(func(p *agenttest.State) { p.Volume.Free = 100 })
+		after(recheckInterval + time.Second)
+		if d := w.Disk(); d == nil || d.Free != 100 {
+			t.Errorf("a minute later the disk is %+v", d)
+		}
+		w.puller.Set(func(p *agenttest.State) { p.Volume = prefetch.Volume{} }) // it is not mounted
+		after(recheckInterval + time.Second)
+		if d := w.Disk(); d != nil {
+			t.Errorf("a disk that cannot be looked at is %+v", d)
 		}
 	})
 }

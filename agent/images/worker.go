@@ -46,6 +46,7 @@ type Puller interface {
 	Remove(ctx context.Context, imageID string) error
 	Watch(ctx context.Context, changed func()) error
 	Stats() prefetch.Stats
+	Disk(ctx context.Context) (prefetch.Volume, error)
 	Throttle(host string, d time.Duration)
 	Throttled() map[string]time.Duration
 }
@@ -101,6 +102,7 @@ type Worker struct {
 	noLeave  string            // why nothing may be fetched that is not under way; empty if it may
 	throttle map[string]time.Time
 	stats    Stats
+	disk     *report.Disk // as it was last looked at; nil where that cannot be done
 }
 
 // image is one wanted image and what became of it.

@@ -16,13 +16,22 @@ type NodeReport struct {
 	Certificates []Certificate `json:"certificates,omitempty"`
 	Images       []Image       `json:"images,omitempty"`
 	// Unwanted are images that left the config, are to be deleted and have to stay for now.
-	Unwanted   []Unwanted `json:"unwanted,omitempty"`
-	AgentProxy Proxy      `json:"agentProxy,omitzero"`
+	Unwanted []Unwanted `json:"unwanted,omitempty"`
+	// Disk is the filesystem that has containerd's images; nil where the agent cannot look at it.
+	Disk       *Disk `json:"disk,omitempty"`
+	AgentProxy Proxy `json:"agentProxy,omitzero"`
 	// Throttled are registry hosts that have asked this node to wait.
 	Throttled []Throttle `json:"throttled,omitempty"`
 	Restart   Restart    `json:"restart,omitzero"`
 	// Released is true when the node is as it was before hotplate, because the coordinator asked for that.
 	Released bool `json:"released,omitempty"`
+}
+
+// Disk is a filesystem. Sizes are in bytes; Free is what may be used by anybody.
+type Disk struct {
+	Path string `json:"path"`
+	Size int64  `json:"size"`
+	Free int64  `json:"free"`
 }
 
 // ConfigStatus says which config is in force.

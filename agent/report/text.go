@@ -47,6 +47,9 @@ func (r NodeReport) Text(now time.Time) string {
 	}
 	fmt.Fprintf(&b, "containerd %s at %s, hosts directory %s\n", orUnknown(r.Containerd.Version), r.Containerd.Address,
 		r.Containerd.HostsDir)
+	if d := r.Disk; d != nil {
+		fmt.Fprintf(&b, "disk %s: %s of %s free\n", d.Path, Bytes(d.Free), Bytes(d.Size))
+	}
 	r.writeProxies(&b)
 	writeTable(&b, r.conditionRows(now))
 	writeTable(&b, r.checkRows())

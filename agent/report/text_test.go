@@ -34,6 +34,7 @@ func reports() map[string]NodeReport {
 				HostsDir: "/etc/containerd/certs.d",
 				Proxy:    Proxy{HTTPS: "http://proxy.example.com:3128", No: ".example.com"}},
 			AgentProxy: Proxy{HTTPS: "http://proxy.example.com:3128", No: ".example.com"},
+			Disk:       &Disk{Path: "/var/lib/containerd/overlayfs", Size: 1 << 40, Free: 250 << 30},
 			Conditions: conditions,
 			Registries: []Registry{{Host: "docker.io", State: RegistryApplied, Mirrors: []Mirror{
 				{URL: "https://harbor.example.com/hub", Reachable: true, Message: "401 Unauthorized", Overlap: true},

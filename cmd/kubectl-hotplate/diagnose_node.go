@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/hotplate-dev/hotplate/agent/coordinator"
 	"github.com/hotplate-dev/hotplate/agent/report"
 )
@@ -36,7 +38,27 @@ func (e *evidence) nodeStatus(all *findings, is coordinator.NodeStatus) {
 	}
 	if full, ok := e.reports[is.Node]; ok && full.Report != nil {
 		all.report(is.Node, *full.Report, e.now)
+		e.disk(all, is.Node, full.Report.Disk)
 	}
+}
+
+// soonFull is how many percent of a disk are free when somebody should know. With less than 15 % the kubelet by default removes
+// images and evicts pods (imageGCHighThresholdPercent, evictionHard imagefs.available), and hotplate prepares no image.
+const soonFull = 20
+
+// disk is about a disk that the kubelet is not in trouble with yet.
+func (e *evidence) disk(all *findings, node string, d *report.Disk) {
+	if d == nil || d.Size <= 0 || d.Free*100 >= soonFull*d.Size {
+		return
+	}
+	for _, n := range e.nodes {
+		if c := nodeCondition(n, string(corev1.NodeDiskPressure)); n.Name == node && c != nil && c.Status == corev1.ConditionTrue {
+			return // that is said already
+		}
+	}
+	all.add(finding{What: "the disk is almost so full that the kubelet evicts pods and removes images that are not pinned",
+		Detail: fmt.Sprintf("%s of %s free at %s, %d %%; by default the kubelet begins below 15 %%", report.Bytes(d.Free), report.Bytes(d.Size), d.Path, d.Free*100/d.Size),
+		Nodes:  []string{node}, Note: true, Do: "free space on the node, or have fewer images there"})
 }
 
 // unexplained is about a node that is not Ready, of which nothing else is said.

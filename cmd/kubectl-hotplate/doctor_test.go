@@ -93,7 +93,10 @@ func TestDoctorFindsNothing(t *testing.T) {
 			c.report = live(report.Unknown, report.Restarting)
 			c.status.Ready, c.status.Reason = report.False, report.Restarting
 		},
-		"a pod that was replaced":              func(c *clinic) { c.leader.Status.Phase = corev1.PodSucceeded },
+		"a pod that was replaced": func(c *clinic) { c.leader.Status.Phase = corev1.PodSucceeded },
+		"a disk with room": func(c *clinic) {
+			c.report = func(r *report.NodeReport) { r.Disk = &report.Disk{Path: "/var/lib/containerd", Size: 1000, Free: 200} }
+		},
 		"a containerd that is just new enough": func(c *clinic) { c.node1.Status.NodeInfo.ContainerRuntimeVersion = "containerd://1.7.3" },
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -235,6 +238,11 @@ func TestDoctor(t *testing.T) {
 		}, "WRONG  no registry says what the tag of an image means (gpu-1)", "llama: 404"},
 		{"a wrong annotation", func(c *clinic) { c.status.Faults = []string{`"x" is no image`} }, "WRONG  the annotation hotplate.dev/preheat is wrong (gpu-1)", `"x" is no image`},
 		{"a request that cannot be read", func(c *clinic) { c.request.Data[coordinator.RequestKey] = "{" }, "WRONG  a preheat request cannot be read", "configmap/preheat-x"},
+		{"a disk that is almost full", func(c *clinic) {
+			c.report = func(r *report.NodeReport) {
+				r.Disk = &report.Disk{Path: "/var/lib/containerd", Size: 1000 << 30, Free: 170 << 30}
+			}
+		}, "NOTE   the disk is almost so full that the kubelet evicts pods and removes images that are not pinned (gpu-1)", "170.0 GiB of 1000.0 GiB free at /var/lib/containerd, 17 %"},
 		{"a disk that is full", func(c *clinic) {
 			c.node1.Status.Conditions[1].Status = corev1.ConditionTrue
 			c.node1.Status.Conditions[1].Message = "kubelet has disk pressure"
