@@ -77,12 +77,12 @@ func TestAnEarlierRestartThatCannotBeEndedIsTakenUpAgain(t *testing.T) {
 
 // Where CRI works for a moment, the daemon is found deaf; what is said stays the same all the same.
 func TestWhatHasFailedIsSaidOnce(t *testing.T) {
-	left := restart.Outcome{Kind: restart.Failed, Reason: "it does not work either"}
+	left := restart.Outcome{Kind: restart.Failed, Reason: "it is no better"}
 	begun(t, left, 0, func(t *testing.T, n *node) {
 		n.prober.set(func(p *fakeProber) { p.verdict = probe.Verdict{Cause: "no such host"} })
 		n.source.write(doc)
 		after(time.Hour)
-		n.expect(report.HostsLive, "False", "RestartFailed", "containerd does not read", "it does not work either")
+		n.expect(report.HostsLive, "False", "RestartFailed", "containerd does not read", "it is no better")
 		if got := n.log.Lines("msg=HostsLive"); len(got) != 2 {
 			t.Errorf("HostsLive is told as %q", got)
 		}
@@ -90,12 +90,12 @@ func TestWhatHasFailedIsSaidOnce(t *testing.T) {
 }
 
 func TestADaemonThatDoesNotWorkIsLeftToAPerson(t *testing.T) {
-	left := restart.Outcome{Kind: restart.Failed, Reason: "with its old configuration it does not work either"}
+	left := restart.Outcome{Kind: restart.Failed, Reason: "and after the rollback it is no better"}
 	begun(t, left, 0, func(t *testing.T, n *node) {
 		n.daemon.set(func(d *fakeDaemon) { d.err = agenttest.ErrBroken })
 		n.source.write(doc)
 		after(10 * time.Minute)
-		n.expect(report.HostsLive, "Unknown", "RestartFailed", "does not work either")
+		n.expect(report.HostsLive, "Unknown", "RestartFailed", "no better")
 		var ran []string
 		n.restarter.set(func(r *fakeRestarter) {
 			ran, r.did = r.did, nil

@@ -60,8 +60,9 @@ type State struct {
 	Made []config.Prefetch
 	// Result is added to that of Ensure.
 	Result prefetch.Result
-	// Volume is what Disk returns.
-	Volume prefetch.Volume
+	// Volume is what Disk returns, DiskLooks how often it was called.
+	Volume    prefetch.Volume
+	DiskLooks int
 	// Told are the hosts that Throttle was called for, Throttles what Throttled returns.
 	Told, Throttles map[string]time.Duration
 }
@@ -242,6 +243,7 @@ func (p *Puller) Stats() prefetch.Stats { return p.Counters }
 func (p *Puller) Disk(context.Context) (prefetch.Volume, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.DiskLooks++
 	return p.Volume, nil
 }
 

@@ -8,39 +8,44 @@ import (
 	"github.com/hotplate-dev/hotplate/prefetch"
 )
 
-// looks asks containerd about one image after the other until ctx ends.
+// looks asks containerd about one image after the other, and how full its disk is, until ctx ends.
 func (w *Worker) looks(ctx context.Context) {
 	for ctx.Err() == nil {
+		untilDisk := w.lookAtDisk(ctx)
 		e, digest, wait := w.nextLook()
 		if e == nil {
-			w.lookAtDisk(ctx)
-			pause(ctx, w.look, wait)
+			pause(ctx, w.look, min(wait, untilDisk))
 			continue
 		}
 		w.lookAtOne(ctx, e, digest)
 	}
 }
 
-// lookAtDisk notes how full the disk is. It is called when there is no image to look at, so about every recheckInterval.
-func (w *Worker) lookAtDisk(ctx context.Context) {
+// lookAtDisk notes how full the disk is, if that is due, and returns how long until it is again.
+func (w *Worker) lookAtDisk(ctx context.Context) time.Duration {
 	w.mu.Lock()
-	puller := w.wanted.Puller
+	puller, wait := w.wanted.Puller, time.Until(w.diskAt)
 	w.mu.Unlock()
-	if puller == nil {
-		return
+	switch {
+	case puller == nil:
+		return recheckInterval // SetWanted wakes us
+	case wait > 0:
+		return wait
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	var disk *report.Disk
-	if v, err := puller.Disk(ctx); err == nil && v.Path != "" { // while the daemon is away others say so
+	if v, err := puller.Disk(ctx); err == nil && v.Path != "" { // other looks say what is wrong with the daemon
 		disk = &report.Disk{Path: v.Path, Size: v.Size, Free: v.Free}
 	}
 	w.mu.Lock()
-	w.disk = disk
-	w.mu.Unlock()
+	defer w.mu.Unlock()
+	w.disk, w.diskAt = disk, time.Now().Add(recheckInterval)
+	return recheckInterval
 }
 
-// Disk is the filesystem that has containerd's images, as it was about a minute ago at the most; nil where it is not known.
+// Disk is the filesystem that has containerd's images, as it was when it was last looked at, which is done every minute while the
+// daemon answers; nil where it is not known.
 func (w *Worker) Disk() *report.Disk {
 	w.mu.Lock()
 	defer w.mu.Unlock()

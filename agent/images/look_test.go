@@ -198,6 +198,15 @@ func TestTheDiskIsLookedAtEveryMinute(t *testing.T) {
 		if d := w.Disk(); d == nil || d.Free != 100 {
 			t.Errorf("a minute later the disk is %+v", d)
 		}
+		for range 10 { // images are looked at again, and the disk is not
+			wake(w.look)
+			after(time.Second)
+		}
+		w.puller.Set(func(p *agenttest.State) {
+			if p.DiskLooks != 2 {
+				t.Errorf("it was looked at %d times within a minute", p.DiskLooks)
+			}
+		})
 		w.puller.Set(func(p *agenttest.State) { p.Volume = prefetch.Volume{} }) // it is not mounted
 		after(recheckInterval + time.Second)
 		if d := w.Disk(); d != nil {

@@ -103,6 +103,7 @@ type Worker struct {
 	throttle map[string]time.Time
 	stats    Stats
 	disk     *report.Disk // as it was last looked at; nil where that cannot be done
+	diskAt   time.Time    // when it is looked at next
 }
 
 // image is one wanted image and what became of it.

@@ -34,6 +34,7 @@ func (e *evidence) diagnose() findings {
 	for _, is := range e.heard {
 		e.nodeStatus(&all, is)
 		all.unexplained(is)
+		e.disk(&all, is.Node)
 	}
 	if e.unasked > 0 {
 		all.add(finding{What: fmt.Sprintf("%d nodes were not asked for their reports", e.unasked), Note: true,

@@ -38,17 +38,21 @@ func (e *evidence) nodeStatus(all *findings, is coordinator.NodeStatus) {
 	}
 	if full, ok := e.reports[is.Node]; ok && full.Report != nil {
 		all.report(is.Node, *full.Report, e.now)
-		e.disk(all, is.Node, full.Report.Disk)
 	}
 }
 
-// soonFull is how many percent of a disk are free when somebody should know. With less than 15 % the kubelet by default removes
-// images and evicts pods (imageGCHighThresholdPercent, evictionHard imagefs.available), and hotplate prepares no image.
-const soonFull = 20
+// By default the kubelet removes images and evicts pods when less than fullPercent of the disk are free
+// (imageGCHighThresholdPercent, evictionHard imagefs.available). Somebody should know when it is less than soonPercent.
+const fullPercent, soonPercent = 15, 20
 
-// disk is about a disk that the kubelet is not in trouble with yet.
-func (e *evidence) disk(all *findings, node string, d *report.Disk) {
-	if d == nil || d.Size <= 0 || d.Free*100 >= soonFull*d.Size {
+// disk is about a disk that the kubelet is not in trouble with yet. It explains nothing else of the node.
+func (e *evidence) disk(all *findings, node string) {
+	full, ok := e.reports[node]
+	if !ok || full.Report == nil || full.Report.Disk == nil {
+		return
+	}
+	d := full.Report.Disk
+	if d.Size <= 0 || d.Free*100 >= soonPercent*d.Size {
 		return
 	}
 	for _, n := range e.nodes {
@@ -56,9 +60,12 @@ func (e *evidence) disk(all *findings, node string, d *report.Disk) {
 			return // that is said already
 		}
 	}
-	all.add(finding{What: "the disk is almost so full that the kubelet evicts pods and removes images that are not pinned",
-		Detail: fmt.Sprintf("%s of %s free at %s, %d %%; by default the kubelet begins below 15 %%", report.Bytes(d.Free), report.Bytes(d.Size), d.Path, d.Free*100/d.Size),
-		Nodes:  []string{node}, Note: true, Do: "free space on the node, or have fewer images there"})
+	what := "the disk is almost so full that by default the kubelet removes images and evicts pods"
+	if d.Free*100 < fullPercent*d.Size {
+		what = "the disk is so full that by default the kubelet removes images and evicts pods"
+	}
+	all.add(finding{What: what, Detail: fmt.Sprintf("%s: %s of %s free at %s, %d %%; the default is %d %%", node, report.Bytes(d.Free), report.Bytes(d.Size), d.Path,
+		d.Free*100/d.Size, fullPercent), Nodes: []string{node}, Note: true, Do: "free space on the node, or have fewer images there"})
 }
 
 // unexplained is about a node that is not Ready, of which nothing else is said.

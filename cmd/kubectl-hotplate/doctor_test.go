@@ -242,10 +242,14 @@ func TestDoctor(t *testing.T) {
 			c.report = func(r *report.NodeReport) {
 				r.Disk = &report.Disk{Path: "/var/lib/containerd", Size: 1000 << 30, Free: 170 << 30}
 			}
-		}, "NOTE   the disk is almost so full that the kubelet evicts pods and removes images that are not pinned (gpu-1)", "170.0 GiB of 1000.0 GiB free at /var/lib/containerd, 17 %"},
+		}, "NOTE   the disk is almost so full that by default the kubelet removes images and evicts pods (gpu-1)", "gpu-1: 170.0 GiB of 1000.0 GiB free at /var/lib/containerd, 17 %"},
+		{"a disk that is fuller", func(c *clinic) {
+			c.report = func(r *report.NodeReport) { r.Disk = &report.Disk{Path: "/var/lib/containerd", Size: 100, Free: 14} }
+		}, "NOTE   the disk is so full that by default", "14 %"},
 		{"a disk that is full", func(c *clinic) {
 			c.node1.Status.Conditions[1].Status = corev1.ConditionTrue
 			c.node1.Status.Conditions[1].Message = "kubelet has disk pressure"
+			c.report = func(r *report.NodeReport) { r.Disk = &report.Disk{Size: 100, Free: 5} } // the node has said it already
 		},
 			"WRONG  the disk is so full that the kubelet evicts pods", "kubelet has disk pressure"},
 		{"memory that is short", func(c *clinic) { c.node1.Status.Conditions[2].Status = corev1.ConditionTrue }, "WRONG  memory is so short", ""},
@@ -280,6 +284,17 @@ func TestDoctor(t *testing.T) {
 				t.Errorf("it does not say what to do:\n%s", out)
 			}
 		})
+	}
+}
+
+// TestDoctorDoesNotExplainByANote: what is only almost wrong is not why a node is not Ready.
+func TestDoctorDoesNotExplainByANote(t *testing.T) {
+	is := wellClinic()
+	is.status.Ready, is.status.Reason, is.status.Message = report.False, "ConfigBehind", "behind"
+	is.report = func(r *report.NodeReport) { r.Disk = &report.Disk{Size: 100, Free: 17} }
+	out, _, err := is.desk(t).run("doctor")
+	if !errors.Is(err, errSilent) || !strings.Contains(out, "WRONG  nodes are not Ready: ConfigBehind (gpu-1)") || !strings.Contains(out, "NOTE   the disk is almost so full") {
+		t.Errorf("%v:\n%s", err, out)
 	}
 }
 

@@ -95,7 +95,10 @@ func (b *bench) count(ctx context.Context, n *node, img stored, c contestant, ru
 		return err
 	}
 	run.CoresBusy = (busy.cpu - idle.cpu) / run.Seconds / float64(runtime.NumCPU())
-	run.DiskBusy = (busy.disk.Busy - idle.disk.Busy).Seconds() / run.Seconds
+	run.DiskBusy = -1
+	if busy.disk.Written >= 0 {
+		run.DiskBusy = (busy.disk.Busy - idle.disk.Busy).Seconds() / run.Seconds
+	}
 	run.Containerd = process(after.Sub(before))
 	if orderErr == nil {
 		orderErr = n.checkReady(limited, ref, img.digest)

@@ -14,7 +14,10 @@ import (
 	"strings"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/hotplate-dev/hotplate/agent/report"
 	"github.com/hotplate-dev/hotplate/hack/rig"
@@ -198,19 +201,63 @@ func tokens(s *site) string {
 			s.Errorf("an agent may do something else, too: %s", line)
 		}
 	}
-	for _, args := range [][]string{
-		{"get", "nodes"}, {"get", "pods", "-n", namespace}, {"get", "secrets", "-n", "kube-system"}, {"get", "configmaps", "-A"},
-		{"annotate", "node", is.Name, "tried=yes"}, {"label", "configmap", "hotplate-config", "-n", namespace, "tried=yes"},
-		{"delete", "pod", pods[0].Name, "-n", namespace}, {"create", "token", "hotplate-coordinator", "-n", namespace},
-		{"create", "configmap", "tried", "-n", namespace},
-	} {
-		args = append(args, "--as", "system:serviceaccount:"+namespace+":hotplate-agent")
-		if out, err := s.c.Kubectl(s.Context(), args...); err == nil || !strings.Contains(err.Error(), "is forbidden: User") {
-			s.Errorf("kubectl %s is not forbidden: %v\n%s", strings.Join(args, " "), err, out)
-		}
+	forbidden := s.triedBy("system:serviceaccount:"+namespace+":hotplate-agent", is.Name, pods[0].Name)
+	return "reads ConfigMaps and Secrets of its namespace; forbidden: " + forbidden + "; reports for its own node only; other tokens are refused"
+}
+
+// triedBy tries what an agent may not do, as a user, and says what that was. Requests that would change something are patches, for
+// which nothing is read before.
+func (s *site) triedBy(user, node, pod string) string {
+	s.Helper()
+	cfg := s.c.RESTConfig()
+	cfg.Impersonate.UserName = user
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		s.Fatal(err)
 	}
-	return "reads ConfigMaps and Secrets of its namespace, and nine other requests are forbidden; reports for its own node only; " +
-		"other tokens are refused"
+	core, patch := client.CoreV1(), []byte(`{"metadata":{"labels":{"tried":"yes"}}}`)
+	var tried []string
+	for _, try := range []struct {
+		what string
+		do   func(ctx context.Context) error
+	}{
+		{"list nodes", func(ctx context.Context) error { _, err := core.Nodes().List(ctx, metav1.ListOptions{}); return err }},
+		{"list pods", func(ctx context.Context) error {
+			_, err := core.Pods(namespace).List(ctx, metav1.ListOptions{})
+			return err
+		}},
+		{"list Secrets elsewhere", func(ctx context.Context) error {
+			_, err := core.Secrets("kube-system").List(ctx, metav1.ListOptions{})
+			return err
+		}},
+		{"patch a Node", func(ctx context.Context) error {
+			_, err := core.Nodes().Patch(ctx, node, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+			return err
+		}},
+		{"patch a Node's status", func(ctx context.Context) error {
+			_, err := core.Nodes().Patch(ctx, node, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+			return err
+		}},
+		{"patch a ConfigMap", func(ctx context.Context) error {
+			_, err := core.ConfigMaps(namespace).Patch(ctx, "hotplate-config", types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+			return err
+		}},
+		{"patch a Secret", func(ctx context.Context) error {
+			_, err := core.Secrets(namespace).Patch(ctx, "any", types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+			return err
+		}},
+		{"delete a pod", func(ctx context.Context) error { return core.Pods(namespace).Delete(ctx, pod, metav1.DeleteOptions{}) }},
+		{"make a token", func(ctx context.Context) error {
+			_, err := core.ServiceAccounts(namespace).CreateToken(ctx, "hotplate-coordinator", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+			return err
+		}},
+	} {
+		if err := try.do(s.Context()); !apierrors.IsForbidden(err) {
+			s.Errorf("to %s is not forbidden: %v", try.what, err)
+		}
+		tried = append(tried, try.what)
+	}
+	return strings.Join(tried, ", ")
 }
 
 // post reports as an agent does.

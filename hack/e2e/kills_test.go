@@ -167,7 +167,8 @@ func TestKilledWhileNotKept(t *testing.T) {
 		c := n.wanting(img, mirror)
 		c.Prefetch.KeepLayers = config.KeepNever
 		n.writeConfig(c)
-		k := &killer{n: n, p: pullers()[0], img: img, ledger: newLedger(mirror), random: random}
+		mirror.Reset()
+		k := &killer{n: n, p: pullers()[0], img: img, ledger: newLedger(mirror), random: random, anew: true}
 		held := make(chan struct{})
 		mirror.SetScript(k.pace(held))
 		for left := count; left > 0; left-- {
@@ -194,6 +195,7 @@ type killer struct {
 	img    image
 	ledger *ledger
 	random *rand.Rand
+	anew   bool      // a run does not go on where the one before it was killed
 	killed time.Time // for the last time
 }
 
@@ -219,6 +221,9 @@ func (k *killer) pace(held <-chan struct{}) script {
 func (k *killer) runInTheMiddle(left int) {
 	k.n.t.Helper()
 	rest := max(0, k.img.size-k.ledger.has()) / chunkSize
+	if k.anew {
+		rest, left = k.img.size/chunkSize, 1
+	}
 	answers := k.random.IntN(2 + 2*int(rest)/left)
 	pause := time.Duration(k.random.IntN(500)) * time.Millisecond
 	p := k.p.start(k.n, k.img)

@@ -62,7 +62,7 @@ func newNode(t *testing.T, line string, change func(*rig.ContainerdConfig)) *nod
 			t.Error(err)
 		}
 	})
-	listen, err := rig.FreeAddr("")
+	listen, err := rig.FreeAddr(10_000, 19_999)
 	if err != nil {
 		t.Fatal(err)
 	}

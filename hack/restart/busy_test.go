@@ -60,7 +60,7 @@ func TestPull(t *testing.T) {
 	})
 }
 
-// slowRegistry serves an image on the node's network, but of its layers not all bytes until it is told to go on.
+// slowRegistry serves an image on the node's network, but of each blob no more than the first megabyte until it is told to go on.
 func (s *site) slowRegistry() (image string, goOn func()) {
 	s.Helper()
 	const address = "127.0.0.1:5000"
@@ -76,7 +76,7 @@ func (s *site) slowRegistry() (image string, goOn func()) {
 	proxy := rigtest.Proxy(s.T, rig.ProxyConfig{Upstream: registry.URL()})
 	proxy.SetScript(func(r *http.Request) rig.Fault {
 		if strings.Contains(r.URL.Path, "/blobs/") {
-			return rig.Fault{StallAfter: rig.At(1 << 10), Release: release}
+			return rig.Fault{StallAfter: rig.At(1 << 20), Release: release}
 		}
 		return rig.Fault{}
 	})
@@ -88,7 +88,9 @@ func (s *site) slowRegistry() (image string, goOn func()) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	server := &http.Server{Handler: httputil.NewSingleHostReverseProxy(target)}
+	forward := httputil.NewSingleHostReverseProxy(target)
+	forward.FlushInterval = -1 // what has come goes on at once
+	server := &http.Server{Handler: forward}
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(listener) }) // it ends with Close
 	s.Cleanup(func() {

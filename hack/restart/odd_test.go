@@ -149,15 +149,17 @@ func (s *site) holdAt(point string, then func()) hotplate {
 // TestStartLimit has somebody else restart containerd at the worst moment, until systemd refuses to start it.
 func TestStartLimit(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, unset(t, "2.4"))
+	cfg := unset(t, "2.4")
+	cfg.DropIns = map[string]string{"10-limit.conf": "[Unit]\nStartLimitBurst=5\nStartLimitIntervalSec=30\n"}
+	s := newSite(t, cfg)
+	s.ageFor(30 * time.Second)
 	h := s.holdAt("Restart", func() {
-		const limit = 5 // systemd's own
-		for range limit {
+		for range 5 {
 			s.exec("systemctl", "restart", "containerd")
 		}
 	})
 	o, _ := h.end()
-	s.check(odd, "five restarts by somebody else right before the restart: systemd refuses it", o, restart.RolledBack, "")
+	s.check(odd, "five restarts by somebody else right before the restart: systemd refuses it", o, restart.RolledBack, "start-limit-hit")
 	s.leavesNothing()
 }
 

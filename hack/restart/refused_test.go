@@ -24,14 +24,15 @@ const (
 func TestBrokenFile(t *testing.T) {
 	t.Parallel()
 	names := map[string]*strings.Replacer{
-		"1.7": strings.NewReplacer("VERSION", "2", "REGISTRY", "plugins.'io.containerd.grpc.v1.cri'.registry"),
-		"2.4": strings.NewReplacer("VERSION", "3", "REGISTRY", "plugins.'io.containerd.cri.v1.images'.registry"),
+		"1.7": strings.NewReplacer("VERSION", "2", "IMAGES", "plugins.'io.containerd.grpc.v1.cri'"),
+		"2.4": strings.NewReplacer("VERSION", "3", "IMAGES", "plugins.'io.containerd.cri.v1.images'"),
 	}
 	for _, c := range []struct{ fault, text, reason string }{
 		{"broken TOML", "version = VERSION\n[plugins\n", "does not start with this file"},
-		{"a wrong type", "version = VERSION\n[REGISTRY]\n  config_path = 1\n", "config_path"},
+		{"a wrong type", "version = VERSION\n[IMAGES]\n  max_concurrent_downloads = 'many'\n", "would not load again"},
+		{"a wrong type of what is edited", "version = VERSION\n[IMAGES.registry]\n  config_path = 1\n", "config_path must be a string"},
 		{"a version that it does not know", "version = 9\n", "version"},
-		{"plugins that conflict", "version = VERSION\n[REGISTRY]\n  config_path = '/x'\n[REGISTRY.mirrors.'docker.io']\n" +
+		{"plugins that conflict", "version = VERSION\n[IMAGES.registry]\n  config_path = '/x'\n[IMAGES.registry.mirrors.'docker.io']\n" +
 			"  endpoint = ['https://mirror.example.com']\n", "mirrors"},
 	} {
 		t.Run(c.fault, func(t *testing.T) {
@@ -58,23 +59,26 @@ func TestUnitNotFit(t *testing.T) {
 	for _, c := range []struct {
 		fault, reason string
 		cfg           rig.NodeConfig
+		file          string // that the unit reads
 	}{
-		{"KillMode=mixed", "KillMode=mixed", rig.NodeConfig{DropIns: map[string]string{"10-kill.conf": "[Service]\nKillMode=mixed\n"}}},
-		{"Type=simple", "Type=simple", rig.NodeConfig{DropIns: map[string]string{"10-type.conf": "[Service]\nType=simple\n"}}},
-		{"a containerd of k3s", "this is k3s", rig.NodeConfig{
+		{fault: "KillMode=mixed", reason: "KillMode=mixed", cfg: rig.NodeConfig{DropIns: map[string]string{"10-kill.conf": "[Service]\nKillMode=mixed\n"}}},
+		{fault: "Type=simple", reason: "Type=simple", cfg: rig.NodeConfig{DropIns: map[string]string{"10-type.conf": "[Service]\nType=simple\n"}}},
+		{fault: "a containerd of k3s", reason: "this is k3s", cfg: rig.NodeConfig{
 			DropIns: map[string]string{"10-k3s.conf": "[Service]\nExecStart=\nExecStart=/usr/local/bin/containerd --config " + k3sConfig + "\n"},
-			Files:   map[string]string{k3sConfig: base(t, "2.4", 3)},
-		}},
-		{"no Delegate", "Delegate", rig.NodeConfig{DropIns: map[string]string{"10-delegate.conf": "[Service]\nDelegate=no\n"}}},
-		{"a start limit that is too small", "StartLimitBurst",
-			rig.NodeConfig{DropIns: map[string]string{"10-limit.conf": "[Unit]\nStartLimitBurst=2\nStartLimitIntervalSec=10\n"}}},
-		{"a unit that requires it", "app.service", rig.NodeConfig{Units: map[string]string{"app.service": app("Requires")}}},
-		{"a unit that is bound to it", "app.service", rig.NodeConfig{Units: map[string]string{"app.service": app("BindsTo")}}},
+		}, file: k3sConfig},
+		{fault: "no Delegate", reason: "Delegate", cfg: rig.NodeConfig{DropIns: map[string]string{"10-delegate.conf": "[Service]\nDelegate=no\n"}}},
+		{fault: "a start limit that is too small", reason: "StartLimitBurst",
+			cfg: rig.NodeConfig{DropIns: map[string]string{"10-limit.conf": "[Unit]\nStartLimitBurst=2\nStartLimitIntervalSec=10\n"}}},
+		{fault: "a unit that requires it", reason: "app.service", cfg: rig.NodeConfig{Units: map[string]string{"app.service": app("Requires")}}},
+		{fault: "a unit that is bound to it", reason: "app.service", cfg: rig.NodeConfig{Units: map[string]string{"app.service": app("BindsTo")}}},
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			oldAndNew(t, func(t *testing.T, line string) {
 				cfg := c.cfg
 				cfg.Line, cfg.ConfigTOML = line, unset(t, line).ConfigTOML
+				if c.file != "" {
+					cfg.Files = map[string]string{c.file: cfg.ConfigTOML}
+				}
 				s := newSite(t, cfg)
 				before := s.daemonPID()
 				s.check(notFit, c.fault, s.restart(), restart.Refused, c.reason)

@@ -31,7 +31,13 @@ func newSite(t *testing.T, cfg rig.NodeConfig) *site {
 // age waits until containerd has run for so long that it may be restarted.
 func (s *site) age() {
 	s.Helper()
-	s.eventually("containerd to have run for ten seconds", func() bool {
+	s.ageFor(10 * time.Second)
+}
+
+// ageFor waits until containerd has run for longer than a time.
+func (s *site) ageFor(d time.Duration) {
+	s.Helper()
+	s.eventually("containerd to have run for "+d.String(), func() bool {
 		out, err := s.node.Systemctl(s.Context(), "show", "--value", "-p", "ActiveEnterTimestampMonotonic", "containerd")
 		if err != nil {
 			s.Fatal(err)
@@ -40,7 +46,7 @@ func (s *site) age() {
 		if _, err := fmt.Sscan(out, &since); err != nil {
 			s.Fatal(err)
 		}
-		return monotonic()-time.Duration(since)*time.Microsecond > 11*time.Second
+		return monotonic()-time.Duration(since)*time.Microsecond > d+time.Second
 	})
 }
 

@@ -6,19 +6,23 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
-// FreeAddr replaces port 0 of a loopback address of IPv4, or no address at all, by a port of it that is free now, for a
-// server that cannot tell which port it got or that must come back on the same one. Another address is returned as it
-// is. The port is below the range from which the kernel takes ports for outgoing connections (ip_local_port_range), so
-// that none of those takes it while the server is down.
-func FreeAddr(addr string) (string, error) {
-	const first, last, tries = 20000, 32767, 100
+// FreeAddr is an address of the loopback with a port from first to last that is free now, for a server that must come back
+// on the same one. Who keeps to a range of their own is not in the way of others while theirs is down; the rig's is 20000 to
+// 32767, below the range from which the kernel takes ports for outgoing connections (ip_local_port_range).
+func FreeAddr(first, last int) (string, error) {
+	return freePort(netip.AddrFrom4([4]byte{127, 0, 0, 1}), first, last)
+}
+
+// freeAddr replaces port 0 of an address of IPv4, or no address at all, by a port of the rig's own range that is free now.
+// Another address is returned as it is.
+func freeAddr(addr string) (string, error) {
+	const first, last = 20000, 32767
 	if addr == "" {
-		addr = "127.0.0.1:0"
+		return FreeAddr(first, last)
 	}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -31,13 +35,19 @@ func FreeAddr(addr string) (string, error) {
 	if err != nil || !ip.Is4() {
 		return "", fmt.Errorf("address to listen on: %q is not an address of IPv4", host)
 	}
+	return freePort(ip, first, last)
+}
+
+func freePort(ip netip.Addr, first, last int) (string, error) {
+	const tries = 100
+	var err error
 	for range tries {
 		n := first + rand.IntN(last-first+1)
 		if err = tryBind(unix.SockaddrInet4{Port: n, Addr: ip.As4()}); err == nil {
-			return net.JoinHostPort(host, strconv.Itoa(n)), nil
+			return netip.AddrPortFrom(ip, uint16(n)).String(), nil
 		}
 	}
-	return "", fmt.Errorf("no free port on %q after %d tries: %w", host, tries, err)
+	return "", fmt.Errorf("no free port on %s after %d tries: %w", ip, tries, err)
 }
 
 // tryBind tells whether somebody could listen on the address. It does not listen itself: a child that another goroutine

@@ -29,7 +29,7 @@ func TestPortsWhileProcessesStart(t *testing.T) {
 		if err := proxy.Start(); err != nil {
 			t.Fatal(err)
 		}
-		addr, err := rig.FreeAddr("")
+		addr, err := rig.FreeAddr(10_000, 19_999)
 		if err != nil {
 			t.Fatal(err)
 		}

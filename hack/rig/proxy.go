@@ -98,7 +98,7 @@ func StartProxy(cfg ProxyConfig) (*Proxy, error) {
 		return nil, err
 	}
 	if p.network == nil {
-		if p.addr, err = FreeAddr(p.addr); err != nil {
+		if p.addr, err = freeAddr(p.addr); err != nil {
 			return nil, err
 		}
 	}

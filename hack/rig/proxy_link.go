@@ -34,7 +34,7 @@ type Link struct {
 
 // StartLink listens on a free port of 127.0.0.1 and serves until Close.
 func StartLink(cfg LinkConfig) (*Link, error) {
-	addr, err := FreeAddr("")
+	addr, err := freeAddr("")
 	if err != nil {
 		return nil, err
 	}

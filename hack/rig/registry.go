@@ -56,7 +56,7 @@ func StartRegistry(ctx context.Context, cfg RegistryConfig) (*Registry, error) {
 		return nil, fmt.Errorf("create the registry's directory: %w", err)
 	}
 	if cfg.network == nil {
-		if cfg.Addr, err = FreeAddr(cfg.Addr); err != nil {
+		if cfg.Addr, err = freeAddr(cfg.Addr); err != nil {
 			return nil, err
 		}
 	}

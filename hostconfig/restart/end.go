@@ -142,7 +142,7 @@ func (r *Restarter) giveUp(ctx context.Context, j *journal, cause error) (Outcom
 		armed = fmt.Sprintf(" Edit %s after %s only: until then %s.timer, which could not be called off (%v), may put the old "+
 			"one in its place.", j.File, time.Now().Add(r.after()).Format(time.TimeOnly), j.rescue(), err)
 	}
-	o := Outcome{Kind: Failed, Reason: fmt.Sprintf("%s; and its old configuration has not healed it: %v. "+
+	o := Outcome{Kind: Failed, Reason: fmt.Sprintf("%s; and after the rollback it is no better: %v. "+
 		"%s%s", j.Reason, cause, r.advice(j), armed)}
 	return r.record(j, o), r.save(j, stuck)
 }

@@ -131,8 +131,8 @@ func (r *Restarter) awaitJob(ctx context.Context, unit string) error {
 // mended looks whether a person has mended what hotplate could not.
 func (r *Restarter) mended(ctx context.Context, j *journal) (Outcome, error) {
 	if !r.works(ctx, j) {
-		return Outcome{Kind: Failed, Time: time.Now(), Unit: j.Unit, File: j.File, Reason: j.Reason + "; and with its old " +
-			"configuration containerd does not work either. " + r.advice(j)}, nil
+		return Outcome{Kind: Failed, Time: time.Now(), Unit: j.Unit, File: j.File, Reason: j.Reason + "; and after the rollback it is " +
+			"no better. " + r.advice(j)}, nil
 	}
 	if _, err := r.callOff(ctx, j); err != nil {
 		return Outcome{}, err

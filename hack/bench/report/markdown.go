@@ -55,10 +55,10 @@ func pullTables(b *strings.Builder, r *Report) {
 			if c.Link != link.Name {
 				continue
 			}
-			fmt.Fprintf(b, "| %s | %s | %s%.2f (%.2f to %.2f) | %s | %s | %s | %.0f | %s | %.1f | %.0f %% | %.0f %% | %.0f | %d | %.0f | %.0f | %s |\n",
+			fmt.Fprintf(b, "| %s | %s | %s%.2f (%.2f to %.2f) | %s | %s | %s | %.0f | %s | %.1f | %.0f %% | %s | %.0f | %d | %.0f | %.0f | %s |\n",
 				c.Image, c.Contestant, atLeast(c), c.Seconds, c.Fastest, c.Slowest,
 				r.Summary.ratio(c, Tuned), r.Summary.ratio(c, Default), orDash("%.0f", mib(c.Hotplate.PeakRSS)),
-				mib(c.Containerd.PeakRSS), orDash("%.1f", c.Hotplate.CPUSeconds), c.Containerd.CPUSeconds, 100*c.CoresBusy, 100*c.DiskBusy,
+				mib(c.Containerd.PeakRSS), orDash("%.1f", c.Hotplate.CPUSeconds), c.Containerd.CPUSeconds, 100*c.CoresBusy, busy(c.DiskBusy),
 				float64(c.Fetched)/1e6, c.Requests,
 				float64(c.Hotplate.Written+c.Containerd.Written)/1e6, float64(c.DiskWritten)/1e6, failed(c))
 		}
@@ -125,6 +125,14 @@ func (s Summary) ratio(c Cell, against string) string {
 		return fmt.Sprintf("%s %.2f", bound(c, other), c.Seconds/other.Seconds)
 	}
 	return fmt.Sprintf("%.2f", c.Seconds/other.Seconds)
+}
+
+// busy is a part as a percentage, or a dash where it is not known.
+func busy(part float64) string {
+	if part < 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.0f %%", 100*part)
 }
 
 func atLeast(c Cell) string {

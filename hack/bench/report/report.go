@@ -84,8 +84,9 @@ type Run struct {
 	Requests int64 `json:"requests"`
 	// DiskWritten is what the block device was sent until all was on it.
 	DiskWritten int64 `json:"bytesWrittenToDisk"`
-	// CoresBusy and DiskBusy are the parts of Seconds, 0 to 1, that all cores and the disk had something to do: for any process,
-	// so the registry and the link, too. What is near 1 is what held the pull back.
+	// CoresBusy is how much of the cores was used by anybody, the registry and the link included, 0 to 1: one thread that is busy all
+	// the time is one by the number of cores. DiskBusy is the part of Seconds in which the disk had a request under way, which those
+	// that work at several at once may have without being at their limit; -1 where it does not count.
 	CoresBusy float64 `json:"coresBusy"`
 	DiskBusy  float64 `json:"diskBusy"`
 	// ContentBytes is the size of the blobs in containerd's content store afterwards.
