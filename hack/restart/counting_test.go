@@ -38,9 +38,6 @@ type counting struct {
 	watch *watch
 }
 
-// maxQuestion is how long watch waits for an answer.
-const maxQuestion = time.Second
-
 // watch sees how long CRI is away.
 type watch struct {
 	mu      sync.Mutex
@@ -48,14 +45,10 @@ type watch struct {
 	longest time.Duration // of those that have ended
 }
 
-// look enters what came of a question that was asked at a time. An answer that took longer than a question may is one of
-// somebody who has come back meanwhile: while a node is booted, nothing can be asked of it.
+// look enters what came of a question that was asked at a time.
 func (w *watch) look(asked time.Time, works bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.since.IsZero() && time.Since(asked) > 2*maxQuestion {
-		w.since = asked
-	}
 	switch {
 	case works && !w.since.IsZero():
 		w.longest, w.since = max(w.longest, time.Since(w.since)), time.Time{}
@@ -87,7 +80,7 @@ func (c *counting) watches() {
 				return
 			case <-tick.C:
 				asked := time.Now()
-				soon, enough := context.WithTimeout(ctx, maxQuestion)
+				soon, enough := context.WithTimeout(ctx, time.Second)
 				if works := c.criAnswers(soon); ctx.Err() == nil {
 					c.watch.look(asked, works)
 				}

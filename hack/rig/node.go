@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -53,9 +54,10 @@ type Node struct {
 	root string // of Debian
 	cg   cgroup
 
-	mu     sync.Mutex
-	proc   *process // systemd-nspawn; nil before the first boot
-	leader int      // 0 while the node is off
+	leader atomic.Int64 // 0 while the node is off; not guarded, so that who asks need not wait for the end of a boot
+
+	mu   sync.Mutex
+	proc *process // systemd-nspawn; nil before the first boot
 }
 
 // StartNode boots a node and waits until systemd and containerd's CRI answer. ctx bounds the start alone. It needs
@@ -98,11 +100,7 @@ func (n *Node) Line() string { return n.cfg.Line }
 func (n *Node) LogPath() string { return filepath.Join(n.cfg.Dir, "console.log") }
 
 // Leader is the process id of the node's systemd, or 0 while it is off.
-func (n *Node) Leader() int {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.leader
-}
+func (n *Node) Leader() int { return int(n.leader.Load()) }
 
 // BootID is another one after each boot.
 func (n *Node) BootID() (string, error) {
@@ -144,7 +142,7 @@ func (n *Node) Listen(address string) (net.Listener, error) {
 func (n *Node) Kill() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.leader = 0
+	n.leader.Store(0)
 	if n.proc == nil {
 		return nil
 	}

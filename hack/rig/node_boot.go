@@ -55,7 +55,8 @@ func (n *Node) Boot(ctx context.Context) error {
 	n.proc = proc
 	n.proc.name = "the node"
 	err = n.proc.waitReady(ctx, n.LogPath(), func(context.Context) error {
-		n.leader, err = childInit(n.proc.pid())
+		leader, err := childInit(n.proc.pid())
+		n.leader.Store(int64(leader))
 		return err
 	})
 	if err != nil {
@@ -115,7 +116,7 @@ func (n *Node) WaitReady(ctx context.Context) error {
 
 // waitReady needs n.mu.
 func (n *Node) waitReady(ctx context.Context) error {
-	leader := n.leader
+	leader := n.Leader()
 	address := fmt.Sprintf("/proc/%d/root/run/containerd/containerd.sock", leader)
 	return n.proc.waitReady(ctx, n.LogPath(), func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -143,7 +144,7 @@ func (n *Node) shutDown(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
 	n.mu.Lock()
-	proc, leader := n.proc, n.leader
+	proc, leader := n.proc, n.Leader()
 	n.mu.Unlock()
 	if leader == 0 {
 		return n.Kill()
