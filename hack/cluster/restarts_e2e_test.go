@@ -39,9 +39,10 @@ func TestRestarts(t *testing.T) {
 	s := newSite(t, nodes...)
 	s.pushModel("llama:v1", 1)
 	before := s.files()
-	for _, n := range s.c.Nodes() { // the kubelet pulls it as always: hotplate is not there yet
+	registry, _, _ := strings.Cut(s.repository, "/") // of hotplate's own image: it needs no mirror
+	for _, n := range s.c.Nodes() {
 		name := "llama-" + n.Name
-		s.apply(pod, "NAME", name, "NODE", n.Name, "IMAGE", host+"/models/llama:v1")
+		s.apply(pod, "NAME", name, "NODE", n.Name, "IMAGE", registry+"/models/llama:v1")
 		if _, err := s.c.WaitPodReady(s.Context(), "default", name); err != nil {
 			s.Fatal(err)
 		}
