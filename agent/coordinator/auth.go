@@ -20,6 +20,8 @@ const (
 	maxTokens  = 20_000
 	maxReviews = 16
 	maxQueued  = 256
+	// maxOfOne is how many of those one source gets: whoever makes up tokens is not to keep those of agents away.
+	maxOfOne = (maxReviews + maxQueued) / 2
 	// reviewWait is how long a review waits for its turn, reviewTimeout bounds the review itself: one that was begun is not given
 	// up because it has waited. Both together are less than an agent waits. Who asks first may go away; others wait for the same
 	// answer.
@@ -53,11 +55,12 @@ type Authenticator struct {
 	// nodeOf tells where a pod of the namespace runs, for tokens that do not.
 	nodeOf func(pod, uid string) (node string, ok bool)
 	slots  chan struct{} // holds a token for each review under way
-	queue  chan struct{} // the same for those and all that wait for one
 	flight singleflight.Group
 
-	mu    sync.Mutex
-	known map[[sha256.Size]byte]answer // guarded by mu; tokens themselves are not kept
+	mu       sync.Mutex                   // guards what follows
+	known    map[[sha256.Size]byte]answer // tokens themselves are not kept
+	inQueue  int                          // reviews under way, and all that wait for one
+	bySource map[string]int               // the same of each source
 }
 
 // answer is what is known of a token.
@@ -70,11 +73,12 @@ type answer struct {
 // NewAuthenticator returns one for agents that run as a service account.
 func NewAuthenticator(reviewer Reviewer, namespace, account string, nodeOf func(pod, uid string) (string, bool)) *Authenticator {
 	return &Authenticator{reviewer: reviewer, namespace: namespace, account: account, nodeOf: nodeOf,
-		slots: make(chan struct{}, maxReviews), queue: make(chan struct{}, maxReviews+maxQueued), known: map[[sha256.Size]byte]answer{}}
+		slots: make(chan struct{}, maxReviews), known: map[[sha256.Size]byte]answer{}, bySource: map[string]int{}}
 }
 
-// Node is the node that a token is from. An ErrRefused is final; any other error says that it could not be asked.
-func (a *Authenticator) Node(ctx context.Context, token string) (string, error) {
+// Node is the node that a token is from, which came from a source, an address of IP. An ErrRefused is final; any other error says
+// that it could not be asked.
+func (a *Authenticator) Node(ctx context.Context, source, token string) (string, error) {
 	if token == "" || len(token) > maxToken {
 		return "", fmt.Errorf("%w: no token, or one that is too long", ErrRefused)
 	}
@@ -82,7 +86,7 @@ func (a *Authenticator) Node(ctx context.Context, token string) (string, error) 
 	if is, ok := a.remembered(key); ok {
 		return is.node, is.err
 	}
-	v, err, _ := a.flight.Do(string(key[:]), func() (any, error) { return a.ask(ctx, key, token) })
+	v, err, _ := a.flight.Do(string(key[:]), func() (any, error) { return a.ask(ctx, source, key, token) })
 	if err != nil {
 		return "", err
 	}
@@ -96,13 +100,34 @@ func (a *Authenticator) remembered(key [sha256.Size]byte) (answer, bool) {
 	return is, ok && time.Now().Before(is.until)
 }
 
-func (a *Authenticator) ask(ctx context.Context, key [sha256.Size]byte, token string) (answer, error) {
-	select {
-	case a.queue <- struct{}{}:
-		defer func() { <-a.queue }()
-	default:
-		return answer{}, fmt.Errorf("ask whose token it is: %d others wait for that", maxReviews+maxQueued)
+// enter takes a place in the queue, or says why there is none.
+func (a *Authenticator) enter(source string) (leave func(), err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.inQueue >= maxReviews+maxQueued:
+		return nil, fmt.Errorf("ask whose token it is: %d others wait for that", a.inQueue)
+	case a.bySource[source] >= maxOfOne:
+		return nil, fmt.Errorf("ask whose token it is: %d others of %s wait for that", a.bySource[source], source)
 	}
+	a.inQueue++
+	a.bySource[source]++
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.inQueue--
+		if a.bySource[source]--; a.bySource[source] == 0 {
+			delete(a.bySource, source)
+		}
+	}, nil
+}
+
+func (a *Authenticator) ask(ctx context.Context, source string, key [sha256.Size]byte, token string) (answer, error) {
+	leave, err := a.enter(source)
+	if err != nil {
+		return answer{}, err
+	}
+	defer leave()
 	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), reviewWait)
 	defer cancel()
 	select {

@@ -66,7 +66,7 @@ func TestWhoIsBelieved(t *testing.T) {
 			a := NewAuthenticator(r, "hotplate", "hotplate-agent", func(pod, uid string) (string, bool) {
 				return "gpu-1", pod == "agent-gpu-1" && uid == "uid-gpu-1"
 			})
-			node, err := a.Node(t.Context(), "t")
+			node, err := a.Node(t.Context(), "10.0.0.1", "t")
 			if node != c.want || (err == nil) != (c.says == "") || err != nil && (!errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), c.says)) {
 				t.Errorf("%q, %v", node, err)
 			}
@@ -74,7 +74,7 @@ func TestWhoIsBelieved(t *testing.T) {
 	}
 	a := NewAuthenticator(&reviewer{}, "hotplate", "hotplate-agent", nil)
 	for _, token := range []string{"", strings.Repeat("x", maxToken+1), "made-up"} {
-		if _, err := a.Node(t.Context(), token); !errors.Is(err, ErrRefused) || strings.Contains(err.Error(), "made-up") {
+		if _, err := a.Node(t.Context(), "10.0.0.1", token); !errors.Is(err, ErrRefused) || strings.Contains(err.Error(), "made-up") {
 			t.Error(err)
 		}
 	}
@@ -86,7 +86,7 @@ func TestTokensAreRememberedForAWhile(t *testing.T) {
 		a := NewAuthenticator(r, "hotplate", "hotplate-agent", nil)
 		ask := func(token string, asked int32, ok bool) {
 			t.Helper()
-			node, err := a.Node(t.Context(), token)
+			node, err := a.Node(t.Context(), "10.0.0.1", token)
 			if r.asked.Load() != asked || (err == nil) != ok || ok && node != "gpu-1" {
 				t.Errorf("%s: asked %d times, %q, %v", token, r.asked.Load(), node, err)
 			}
@@ -119,7 +119,7 @@ func TestOneReviewForAll(t *testing.T) {
 				if i == 0 {
 					ctx = first
 				}
-				if node, err := a.Node(ctx, "t"); node != "gpu-1" {
+				if node, err := a.Node(ctx, "10.0.0.1", "t"); node != "gpu-1" {
 					t.Error(node, err)
 				}
 			})
@@ -147,7 +147,7 @@ func TestReviewsThatWaitedAreNotGivenUp(t *testing.T) {
 		}
 		for node := range r.tokens {
 			group.Go(func() {
-				is, err := a.Node(t.Context(), node)
+				is, err := a.Node(t.Context(), node, node)
 				switch {
 				case err == nil && is == node:
 					good.Add(1)
@@ -180,7 +180,7 @@ func TestTooManyAtOnceAreSentAway(t *testing.T) {
 		began := time.Now()
 		for token := range r.tokens {
 			group.Go(func() {
-				switch _, err := a.Node(t.Context(), token); {
+				switch _, err := a.Node(t.Context(), token, token); {
 				case err == nil:
 					good.Add(1)
 				case !errors.Is(err, ErrRefused) && time.Since(began) == 0:
@@ -197,10 +197,40 @@ func TestTooManyAtOnceAreSentAway(t *testing.T) {
 	})
 }
 
+// TestOneSourceDoesNotKeepOthersAway with tokens that it makes up.
+func TestOneSourceDoesNotKeepOthersAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &reviewer{tokens: map[string]Identity{"good": agentOn("gpu-1")}, takes: 100 * time.Millisecond}
+		a := NewAuthenticator(r, "hotplate", "hotplate-agent", nil)
+		var group sync.WaitGroup
+		var refused, away atomic.Int32
+		for i := range maxReviews + maxQueued {
+			group.Go(func() {
+				if _, err := a.Node(t.Context(), "10.0.0.66", fmt.Sprint(i)); errors.Is(err, ErrRefused) {
+					refused.Add(1)
+				} else {
+					away.Add(1)
+				}
+			})
+		}
+		synctest.Wait()
+		if node, err := a.Node(t.Context(), "10.0.0.1", "good"); node != "gpu-1" || err != nil {
+			t.Errorf("another source: %q, %v", node, err)
+		}
+		group.Wait()
+		if refused.Load() != maxOfOne || away.Load() != maxOfOne {
+			t.Errorf("%d refused, %d sent away", refused.Load(), away.Load())
+		}
+		if a.inQueue != 0 || len(a.bySource) != 0 {
+			t.Errorf("left in the queue: %d, %v", a.inQueue, a.bySource)
+		}
+	})
+}
+
 func TestWhatIsRememberedIsBounded(t *testing.T) {
 	a := NewAuthenticator(&reviewer{}, "hotplate", "hotplate-agent", nil)
 	for i := range maxTokens + 10 {
-		if _, err := a.Node(t.Context(), fmt.Sprint(i)); !errors.Is(err, ErrRefused) {
+		if _, err := a.Node(t.Context(), "10.0.0.1", fmt.Sprint(i)); !errors.Is(err, ErrRefused) {
 			t.Fatal(err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -43,7 +44,7 @@ var errNotLeading = errors.New("this replica does not lead")
 
 // authenticator tells of which node a token is. *Authenticator is one.
 type authenticator interface {
-	Node(ctx context.Context, token string) (string, error)
+	Node(ctx context.Context, source, token string) (string, error)
 }
 
 // handler answers reports.
@@ -116,7 +117,11 @@ func (h *handler) serve(w http.ResponseWriter, req *http.Request) (report.Direct
 	if !ok {
 		return none, fail(http.StatusUnauthorized, fmt.Errorf("%w: no bearer token", ErrRefused))
 	}
-	node, err := h.auth.Node(req.Context(), token)
+	source, _, err := net.SplitHostPort(req.RemoteAddr)
+	if err != nil {
+		source = req.RemoteAddr // it is none in a test
+	}
+	node, err := h.auth.Node(req.Context(), source, token)
 	switch {
 	case errors.Is(err, ErrRefused):
 		return none, fail(http.StatusUnauthorized, err)

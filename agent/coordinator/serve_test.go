@@ -20,7 +20,7 @@ import (
 // nodeOfToken believes that a token is the name of its node.
 type nodeOfToken struct{}
 
-func (nodeOfToken) Node(_ context.Context, token string) (string, error) {
+func (nodeOfToken) Node(_ context.Context, _, token string) (string, error) {
 	switch token {
 	case "stranger":
 		return "", fmt.Errorf("%w: a stranger", ErrRefused)
