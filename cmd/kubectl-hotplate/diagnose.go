@@ -33,8 +33,6 @@ func (e *evidence) diagnose() findings {
 	}
 	for _, is := range e.heard {
 		e.nodeStatus(&all, is)
-		all.unexplained(is)
-		e.disk(&all, is.Node)
 	}
 	if e.unasked > 0 {
 		all.add(finding{What: fmt.Sprintf("%d nodes were not asked for their reports", e.unasked), Note: true,
@@ -179,11 +177,11 @@ func (e *evidence) nodeObject(all *findings, node corev1.Node) {
 	if agent == nil {
 		return
 	}
-	if c := nodeCondition(node, string(corev1.NodeDiskPressure)); c != nil && c.Status == corev1.ConditionTrue {
+	if c := pressed(node, corev1.NodeDiskPressure); c != nil {
 		all.wrong(node.Name, "the disk is so full that the kubelet evicts pods and removes images that are not pinned", c.Message,
 			"free space on the node, or have fewer images there; raise prefetch.diskReserve, so that hotplate stops earlier")
 	}
-	if c := nodeCondition(node, string(corev1.NodeMemoryPressure)); c != nil && c.Status == corev1.ConditionTrue {
+	if c := pressed(node, corev1.NodeMemoryPressure); c != nil {
 		all.wrong(node.Name, "memory is so short that the kubelet evicts pods", c.Message, "free memory on the node")
 	}
 	e.runtime(all, node)
@@ -195,6 +193,14 @@ func (e *evidence) nodeObject(all *findings, node corev1.Node) {
 		detail = agent.Name + ": " + why
 	}
 	all.wrong(node.Name, "the coordinator has never heard the agent", detail+notReady(node), fmt.Sprintf("kubectl -n %s logs %s --tail=50", e.namespace, agent.Name))
+}
+
+// pressed is the condition of a kind of pressure that a node is under, or nil.
+func pressed(node corev1.Node, kind corev1.NodeConditionType) *corev1.NodeCondition {
+	if c := nodeCondition(node, string(kind)); c != nil && c.Status == corev1.ConditionTrue {
+		return c
+	}
+	return nil
 }
 
 // notReady says that the node itself is in trouble.

@@ -36,8 +36,13 @@ func (e *evidence) nodeStatus(all *findings, is coordinator.NodeStatus) {
 	if is.Reason == coordinator.ReasonUnresolved {
 		all.wrong(is.Node, "no registry says what the tag of an image means", is.Message, "see that the image is there under that name, and that the config's login may read it")
 	}
-	if full, ok := e.reports[is.Node]; ok && full.Report != nil {
-		all.report(is.Node, *full.Report, e.now)
+	full := e.reports[is.Node].Report
+	if full != nil {
+		all.report(is.Node, *full, e.now)
+	}
+	all.unexplained(is)
+	if full != nil && full.Disk != nil {
+		e.disk(all, is.Node, *full.Disk)
 	}
 }
 
@@ -45,20 +50,13 @@ func (e *evidence) nodeStatus(all *findings, is coordinator.NodeStatus) {
 // (imageGCHighThresholdPercent, evictionHard imagefs.available). Somebody should know when it is less than soonPercent.
 const fullPercent, soonPercent = 15, 20
 
-// disk is about a disk that the kubelet is not in trouble with yet. It explains nothing else of the node.
-func (e *evidence) disk(all *findings, node string) {
-	full, ok := e.reports[node]
-	if !ok || full.Report == nil || full.Report.Disk == nil {
+// disk is about a disk that the kubelet is not in trouble with yet; where it is, the Node has said so. It explains nothing else of
+// the node.
+func (e *evidence) disk(all *findings, node string, d report.Disk) {
+	if d.Size <= 0 || d.Free*100 >= soonPercent*d.Size || slices.ContainsFunc(e.nodes, func(n corev1.Node) bool {
+		return n.Name == node && pressed(n, corev1.NodeDiskPressure) != nil
+	}) {
 		return
-	}
-	d := full.Report.Disk
-	if d.Size <= 0 || d.Free*100 >= soonPercent*d.Size {
-		return
-	}
-	for _, n := range e.nodes {
-		if c := nodeCondition(n, string(corev1.NodeDiskPressure)); n.Name == node && c != nil && c.Status == corev1.ConditionTrue {
-			return // that is said already
-		}
 	}
 	what := "the disk is almost so full that by default the kubelet removes images and evicts pods"
 	if d.Free*100 < fullPercent*d.Size {

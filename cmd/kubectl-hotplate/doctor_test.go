@@ -287,6 +287,17 @@ func TestDoctor(t *testing.T) {
 	}
 }
 
+// TestDoctorForgetsTheDiskOfASilentNode: what it said before may not be true any more.
+func TestDoctorForgetsTheDiskOfASilentNode(t *testing.T) {
+	is := wellClinic()
+	is.status.Ready, is.status.Reason = report.Unknown, coordinator.ReasonSilent
+	is.report = func(r *report.NodeReport) { r.Disk = &report.Disk{Size: 100, Free: 17} }
+	out, _, err := is.desk(t).run("doctor")
+	if !errors.Is(err, errSilent) || !strings.Contains(out, "WRONG  agents are silent (gpu-1)") || strings.Contains(out, "the disk") {
+		t.Errorf("%v:\n%s", err, out)
+	}
+}
+
 // TestDoctorDoesNotExplainByANote: what is only almost wrong is not why a node is not Ready.
 func TestDoctorDoesNotExplainByANote(t *testing.T) {
 	is := wellClinic()
