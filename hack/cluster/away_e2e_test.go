@@ -70,12 +70,8 @@ func away(s *site) string {
 	}
 	s.becomes(n.Name, "True Ready", "hotplate.dev/ready=true")
 	s.fresh()
-	if now := s.daemons(); now != daemons {
-		s.Errorf("containerd was restarted:\n%s\nbefore\n%s", now, daemons)
-	}
-	if now := s.pods(); now != pods {
-		s.Errorf("pods are\n%s\nand were\n%s", now, pods)
-	}
+	s.sameDaemons(daemons)
+	s.samePods(pods)
 	return fmt.Sprintf("agent and leader killed, API and registry away for %s each: nodes stayed Ready; a node cut off: Unknown, then Ready "+
 		"again; nothing was restarted", long)
 }
@@ -93,6 +89,14 @@ func (s *site) pods() string {
 	s.Helper()
 	return s.kubectl("get", "pods", "-n", "default", "-o",
 		`jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{"\n"}{end}`)
+}
+
+// samePods checks that pods are what they were.
+func (s *site) samePods(were string) {
+	s.Helper()
+	if now := s.pods(); now != were {
+		s.Errorf("pods are\n%s\nand were\n%s", now, were)
+	}
 }
 
 // fresh waits until a leader has heard every node after this call.

@@ -60,9 +60,7 @@ func install(s *site) string {
 	if diff := cmp.Diff(files, s.configuration()); diff != "" {
 		s.Errorf("files of nodes (-were +are):\n%s", diff)
 	}
-	if now := s.daemons(); now != daemons {
-		s.Errorf("containerd was restarted:\n%s\nbefore\n%s", now, daemons)
-	}
+	s.sameDaemons(daemons)
 	for _, n := range s.c.Nodes() {
 		if got := s.kubectl("get", "node", n.Name, "-o", "jsonpath={.metadata.labels}{.metadata.annotations}{.spec.taints}{.status.conditions}"); strings.Contains(strings.ToLower(got), "hotplate") {
 			s.Errorf("%s is marked: %s", n.Name, got)
@@ -79,11 +77,7 @@ func configured(s *site) string {
 	// The tag is resolved before, so what follows counts what pods cause.
 	s.c.Front().Reset()
 	for _, n := range s.c.Nodes() {
-		name := "llama-" + n.Name
-		s.apply(pod, "NAME", name, "NODE", n.Name, "IMAGE", host+"/models/llama:v1")
-		if _, err := s.c.WaitPodReady(s.Context(), "default", name); err != nil {
-			s.Fatal(err)
-		}
+		name := s.runs(n.Name, host+"/models/llama:v1")
 		if events := s.events("Pod", name); !strings.Contains(events, "already present on machine") || strings.Contains(events, "Pulling:") {
 			s.Errorf("of the pod on %s is said\n%s", n.Name, events)
 		}
@@ -96,6 +90,28 @@ func configured(s *site) string {
 		}
 	}
 	return fmt.Sprintf("%d nodes Ready, %d pods started, %d requests for them", len(s.c.Nodes()), len(s.c.Nodes()), asked)
+}
+
+// runs starts a pod of the image llama on a node, waits until it is ready, and returns its name.
+func (s *site) runs(node, image string) (name string) {
+	s.Helper()
+	name = "llama-" + node
+	s.apply(pod, "NAME", name, "NODE", node, "IMAGE", image)
+	if _, err := s.c.WaitPodReady(s.Context(), "default", name); err != nil {
+		s.Fatal(err)
+	}
+	return name
+}
+
+// upgrade gives all agents and coordinators other values, and waits until they are ready and heard.
+func (s *site) upgrade(values ...string) {
+	s.Helper()
+	args := []string{"upgrade", "hotplate", s.chart, "--wait", "--timeout", "3m", "--set", "agent.maxUnavailable=100%"}
+	for _, value := range values {
+		args = append(args, "--set", value)
+	}
+	s.helm(append(args, s.values()...)...)
+	s.fresh()
 }
 
 // apply makes the objects of a text in which words are replaced.
@@ -125,9 +141,7 @@ func upgraded(s *site) string {
 	}
 	s.allBecome("True Ready: 1 of 1 images")
 	files, since, daemons, pods := s.configuration(), s.transitions(), s.daemons(), s.pods()
-	s.helm(append([]string{"upgrade", "hotplate", s.chart, "--wait", "--timeout", "3m", "--set", "agent.podLabels.version=two",
-		"--set", "agent.maxUnavailable=100%", "--set", "coordinator.logLevel=debug"}, s.values()...)...)
-	s.fresh()
+	s.upgrade("agent.podLabels.version=two", "coordinator.logLevel=debug")
 	s.helm("rollback", "hotplate", "1", "--wait", "--timeout", "3m")
 	s.fresh()
 	if diff := cmp.Diff(files, s.configuration()); diff != "" {
@@ -136,12 +150,8 @@ func upgraded(s *site) string {
 	if now := s.transitions(); !maps.Equal(now, since) {
 		s.Errorf("conditions have changed: %v, before %v", now, since)
 	}
-	if now := s.daemons(); now != daemons {
-		s.Errorf("containerd was restarted:\n%s\nbefore\n%s", now, daemons)
-	}
-	if now := s.pods(); now != pods {
-		s.Errorf("pods are\n%s\nand were\n%s", now, pods)
-	}
+	s.sameDaemons(daemons)
+	s.samePods(pods)
 	return "agents and coordinators replaced twice; configuration, conditions, containerd and pods as before"
 }
 
@@ -153,9 +163,7 @@ func rights(s *site) string {
 	} {
 		name := fmt.Sprintf("phi-%d", i)
 		s.pushModel(name+":v1", int64(100+i))
-		s.helm(append([]string{"upgrade", "hotplate", s.chart, "--wait", "--timeout", "3m", "--set", "agent.maxUnavailable=100%",
-			"--set", row.value}, s.values()...)...)
-		s.fresh()
+		s.upgrade(row.value)
 		s.configure(fmt.Sprintf("[{name: llama, ref: %[1]s/models/llama:v1}, {name: %[2]s, ref: %[1]s/models/%[2]s:v1}]", host, name))
 		s.allBecome("True Ready: 2 of 2 images", "image.hotplate.dev/"+name+"=ready")
 		for _, n := range s.c.Nodes() {
@@ -166,16 +174,11 @@ func rights(s *site) string {
 			}
 		}
 	}
-	s.helm(append([]string{"upgrade", "hotplate", s.chart, "--wait", "--timeout", "3m", "--set", "agent.maxUnavailable=100%"}, s.values()...)...)
-	s.fresh()
+	s.upgrade()
 	s.configure(fmt.Sprintf("[{name: llama, ref: %s/models/llama:v1}]", host))
 	s.allBecome("True Ready: 1 of 1 images")
-	if now := s.daemons(); now != daemons {
-		s.Errorf("containerd was restarted:\n%s\nbefore\n%s", now, daemons)
-	}
-	if now := s.pods(); now != pods {
-		s.Errorf("pods are\n%s\nand were\n%s", now, pods)
-	}
+	s.sameDaemons(daemons)
+	s.samePods(pods)
 	return "an image prepared with each on every node, with publishOnly by containerd itself; containerd and pods as before"
 }
 
@@ -217,8 +220,6 @@ func uninstall(s *site, before map[string]string) string {
 			s.Errorf("%v: marks are left on %s: %v %v %v", err, node, is.Labels, is.Annotations, is.Status.Conditions)
 		}
 	}
-	if now := s.pods(); now != running {
-		s.Errorf("pods were\n%s\nand are\n%s", running, now)
-	}
+	s.samePods(running)
 	return "3 nodes released; files, labels and conditions as before; the same containers run"
 }

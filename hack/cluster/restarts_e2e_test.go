@@ -41,37 +41,26 @@ func TestRestarts(t *testing.T) {
 	before := s.files()
 	registry, _, _ := strings.Cut(s.repository, "/") // of hotplate's own image: it needs no mirror
 	for _, n := range s.c.Nodes() {
-		name := "llama-" + n.Name
-		s.apply(pod, "NAME", name, "NODE", n.Name, "IMAGE", registry+"/models/llama:v1")
-		if _, err := s.c.WaitPodReady(s.Context(), "default", name); err != nil {
-			s.Fatal(err)
-		}
+		s.runs(n.Name, registry+"/models/llama:v1")
 	}
 	pods := s.pods()
-	same := func(s *site) {
-		if now := s.pods(); now != pods {
-			s.Errorf("pods are\n%s\nand were\n%s", now, pods)
-		}
-	}
 	s.configMap("site-ca", map[string]string{"ca.crt": string(s.c.CA().PEM())})
 	s.configure(fmt.Sprintf("[{name: llama, ref: %s/models/llama:v1}]", host))
 	s.helm(append([]string{"install", "hotplate", s.chart, "--timeout", "3m"}, s.values()...)...)
 	var canary string
 	s.row("the first node to restart rolls back: the others wait", func(s *site) string {
 		canary = pauses(s)
-		same(s)
+		s.samePods(pods)
 		return "one node restarted and rolled back; two were not touched; the same containers run"
 	})
 	s.row("resumed: the others restart one by one", func(s *site) string {
-		defer same(s)
+		defer s.samePods(pods)
 		return resumes(s, canary) + "; the same containers run"
 	})
 	s.row("uninstall: nodes byte for byte as before, config.toml too, without a restart", func(s *site) string {
 		daemons := s.daemons()
 		happened := uninstall(s, before)
-		if now := s.daemons(); now != daemons {
-			s.Errorf("containerd was restarted:\n%s\nbefore\n%s", now, daemons)
-		}
+		s.sameDaemons(daemons)
 		return happened + "; containerd was not restarted"
 	})
 }

@@ -146,9 +146,7 @@ images:
 	s.allBecome("True Ready: 2 of 2 images", "image.hotplate.dev/tool=ready")
 	s.configure(fmt.Sprintf("[{name: llama, ref: %s/models/llama:v1}]", host))
 	s.allBecome("True Ready: 1 of 1 images")
-	if now := s.daemons(); now != daemons {
-		s.Errorf("containerd was restarted:\n%s\nbefore\n%s", now, daemons)
-	}
+	s.sameDaemons(daemons)
 	for _, secret := range []string{"hunter2-first", "hunter2-second", "hunter2-third"} {
 		for _, component := range []string{"agent", "coordinator"} {
 			out := s.kubectl("logs", "-n", namespace, "-l", "app.kubernetes.io/component="+component, "--tail=-1")
@@ -173,6 +171,14 @@ func (s *site) daemons() string {
 		fmt.Fprintf(&all, "%s %s\n", n.Name, strings.Join(strings.Fields(out), " "))
 	}
 	return all.String()
+}
+
+// sameDaemons checks that no containerd was restarted.
+func (s *site) sameDaemons(before string) {
+	s.Helper()
+	if now := s.daemons(); now != before {
+		s.Errorf("containerd was restarted:\n%s\nbefore\n%s", now, before)
+	}
 }
 
 // transitions are when nodes became what they are, by node.

@@ -178,12 +178,7 @@ func TestKilledWhileNotKept(t *testing.T) {
 		row.saw("%d kills with the last layer held back, %d after that", count, k.runToTheEnd())
 		n.stopAgent()
 		k.dropProbes()
-		n.checkImage(mirror, img, allNames(img)...)
-		n.checkSame(newReference(t, line), img)
-		n.checkOnly(img)
-		if got := n.layerBlobs(img); len(got) > 0 {
-			t.Errorf("blobs of layers are there: %q", got)
-		}
+		n.checkNotKept(mirror, img, line)
 		row.saw("%d layers as containerd makes them, and no blob of theirs; nothing else is left", len(img.layers))
 	})
 }

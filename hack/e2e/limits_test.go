@@ -35,14 +35,20 @@ func TestLayersThatAreNotKept(t *testing.T) {
 		mirror.SetScript(nil)
 		n.until(ready, imageIs("model", report.ImageReady))
 		n.stop()
-		n.checkImage(mirror, img, allNames(img)...)
-		n.checkSame(newReference(t, line), img)
-		n.checkOnly(img)
-		if got := n.layerBlobs(img); len(got) > 0 {
-			t.Errorf("blobs of layers are there: %q", got)
-		}
+		n.checkNotKept(mirror, img, line)
 		row.saw("%d layers, no blob of theirs; kubelet's pulls: %d blobs", len(img.layers), mirror.blobs())
 	})
+}
+
+// checkNotKept checks an image whose layers are not kept.
+func (n *node) checkNotKept(mirror *site, img image, line string) {
+	n.t.Helper()
+	n.checkImage(mirror, img, allNames(img)...)
+	n.checkSame(newReference(n.t, line), img)
+	n.checkOnly(img)
+	if got := n.layerBlobs(img); len(got) > 0 {
+		n.t.Errorf("blobs of layers are there: %q", got)
+	}
 }
 
 // layerBlobs lists the image's layers that are in the content store.

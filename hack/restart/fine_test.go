@@ -31,17 +31,23 @@ func unset(t *testing.T, line string) rig.NodeConfig {
 	return rig.NodeConfig{Line: line, ConfigTOML: base(t, line, min(3, versions[len(versions)-1]))}
 }
 
+// eachLine runs a row on the containerd lines of this run, or on those of them that are named.
+func eachLine(t *testing.T, row func(t *testing.T, line string), named ...string) {
+	for _, line := range rigtest.Lines(t) {
+		if len(named) > 0 && !slices.Contains(named, line) {
+			continue
+		}
+		t.Run(line, func(t *testing.T) {
+			t.Parallel()
+			row(t, line)
+		})
+	}
+}
+
 // oldAndNew runs a row on the first and on the second major version of containerd.
 func oldAndNew(t *testing.T, row func(t *testing.T, line string)) {
 	t.Parallel()
-	for _, line := range rigtest.Lines(t) {
-		if line == "1.7" || line == "2.4" {
-			t.Run(line, func(t *testing.T) {
-				t.Parallel()
-				row(t, line)
-			})
-		}
-	}
+	eachLine(t, row, "1.7", "2.4")
 }
 
 // TestConfigPathUnset restarts every line, with every version of config.toml that it reads, and asks once more.
@@ -65,46 +71,31 @@ func TestConfigPathUnset(t *testing.T) {
 
 // TestVersionOne is about files without a version, which containerd 1.x still reads.
 func TestVersionOne(t *testing.T) {
-	for _, line := range rigtest.Lines(t) {
-		if !strings.HasPrefix(line, "1.") {
-			continue
-		}
-		t.Run(line, func(t *testing.T) {
-			t.Parallel()
-			s := newSite(t, rig.NodeConfig{Line: line, ConfigTOML: "[plugins.cri]\n  restrict_oom_score_adj = true\n"})
-			s.check(fine, "version 1 without config_path", s.restart(), restart.Restarted, "")
-			s.check(fine, "version 1 without config_path, asked once more", s.restart(), restart.NotNeeded, "no restart is needed")
-			s.leavesNothing()
-		})
-	}
+	eachLine(t, func(t *testing.T, line string) {
+		s := newSite(t, rig.NodeConfig{Line: line, ConfigTOML: "[plugins.cri]\n  restrict_oom_score_adj = true\n"})
+		s.check(fine, "version 1 without config_path", s.restart(), restart.Restarted, "")
+		s.check(fine, "version 1 without config_path, asked once more", s.restart(), restart.NotNeeded, "no restart is needed")
+		s.leavesNothing()
+	}, "1.6", "1.7")
 }
 
 func TestNoConfig(t *testing.T) {
-	for _, line := range rigtest.Lines(t) {
-		t.Run(line, func(t *testing.T) {
-			t.Parallel()
-			s := newSite(t, rig.NodeConfig{Line: line, NoConfig: true})
-			s.check(fine, "no config.toml at all", s.restart(), restart.Restarted, "")
-		})
-	}
+	eachLine(t, func(t *testing.T, line string) {
+		s := newSite(t, rig.NodeConfig{Line: line, NoConfig: true})
+		s.check(fine, "no config.toml at all", s.restart(), restart.Restarted, "")
+	})
 }
 
 // TestList is about containerd 2.1 and later, which read no directory of a list.
 func TestList(t *testing.T) {
-	for _, line := range rigtest.Lines(t) {
-		if !slices.Contains([]string{"2.1", "2.2", "2.3", "2.4"}, line) {
-			continue
+	eachLine(t, func(t *testing.T, line string) {
+		text, err := rig.BaseConfig(line, 3, "/etc/containerd/certs.d:/etc/docker/certs.d")
+		if err != nil {
+			t.Fatal(err)
 		}
-		t.Run(line, func(t *testing.T) {
-			t.Parallel()
-			text, err := rig.BaseConfig(line, 3, "/etc/containerd/certs.d:/etc/docker/certs.d")
-			if err != nil {
-				t.Fatal(err)
-			}
-			s := newSite(t, rig.NodeConfig{Line: line, ConfigTOML: text})
-			s.check(fine, "config_path is a list", s.restart(), restart.Restarted, "")
-		})
-	}
+		s := newSite(t, rig.NodeConfig{Line: line, ConfigTOML: text})
+		s.check(fine, "config_path is a list", s.restart(), restart.Restarted, "")
+	}, "2.1", "2.2", "2.3", "2.4")
 }
 
 func TestDropInOverrides(t *testing.T) {
@@ -137,22 +128,19 @@ const nvidia = `version = 2
 `
 
 func TestNVIDIA(t *testing.T) {
-	for _, line := range rigtest.Lines(t) {
-		t.Run(line, func(t *testing.T) {
-			t.Parallel()
-			const dropIn = "/etc/containerd/conf.d/99-nvidia.toml"
-			s := newSite(t, rig.NodeConfig{
-				Line: line, ConfigTOML: "imports = [\"/etc/containerd/conf.d/*.toml\"]\n" + base(t, line, 2),
-				Files: map[string]string{dropIn: nvidia},
-			})
-			s.check(fine, "the NVIDIA container toolkit's drop-in decides", s.restart(), restart.Restarted, dropIn)
-			if dump := s.exec("containerd", "config", "dump"); !strings.Contains(dump, "nvidia-container-runtime") {
-				t.Errorf("its runtime is gone:\n%s", dump)
-			}
-			s.check(fine, "the NVIDIA container toolkit's drop-in, asked once more", s.restart(), restart.NotNeeded, "no restart is needed")
-			s.leavesNothing()
+	eachLine(t, func(t *testing.T, line string) {
+		const dropIn = "/etc/containerd/conf.d/99-nvidia.toml"
+		s := newSite(t, rig.NodeConfig{
+			Line: line, ConfigTOML: "imports = [\"/etc/containerd/conf.d/*.toml\"]\n" + base(t, line, 2),
+			Files: map[string]string{dropIn: nvidia},
 		})
-	}
+		s.check(fine, "the NVIDIA container toolkit's drop-in decides", s.restart(), restart.Restarted, dropIn)
+		if dump := s.exec("containerd", "config", "dump"); !strings.Contains(dump, "nvidia-container-runtime") {
+			t.Errorf("its runtime is gone:\n%s", dump)
+		}
+		s.check(fine, "the NVIDIA container toolkit's drop-in, asked once more", s.restart(), restart.NotNeeded, "no restart is needed")
+		s.leavesNothing()
+	})
 }
 
 func TestLegacyMirrors(t *testing.T) {

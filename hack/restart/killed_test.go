@@ -101,45 +101,39 @@ func (s *site) comesBack(fault string, last restart.Kind) {
 // reads all units anew meanwhile. That it executes itself anew is shown with containerd 1.6 alone: on cgroup v1 that takes
 // processes out of their cgroups, and from 1.7 on containerd then ends containers at any start (see TestStray).
 func TestKilledAndGone(t *testing.T) {
-	for _, line := range rigtest.Lines(t) {
-		if line != "1.6" && line != "2.4" {
-			continue
+	eachLine(t, func(t *testing.T, line string) {
+		s := newSite(t, faulty(t, line, "exit 1"))
+		const config, theirs = "/etc/containerd/config.toml", "# theirs\n"
+		old := s.read(config)
+		s.killAt("after:Restart")
+		if s.read(config) == old {
+			t.Fatal("it was killed too early")
 		}
-		t.Run(line, func(t *testing.T) {
-			t.Parallel()
-			s := newSite(t, faulty(t, line, "exit 1"))
-			const config, theirs = "/etc/containerd/config.toml", "# theirs\n"
-			old := s.read(config)
-			s.killAt("after:Restart")
-			if s.read(config) == old {
-				t.Fatal("it was killed too early")
-			}
-			s.write(config, s.read(config)+theirs)
-			fault := "nobody comes back after it; daemon-reload; somebody writes another config that does not start"
-			s.exec("systemctl", "daemon-reload")
-			if line == "1.6" {
-				fault = "nobody comes back after it; daemon-reload and daemon-reexec; somebody writes another config that does not start"
-				s.exec("systemctl", "daemon-reexec")
-			}
-			armed := time.Now()
-			s.eventuallyIn(rescueDelay, "the node to heal", func() bool {
-				return s.read(config) == old && s.criWorks()
-			})
-			if took := time.Since(armed); took > promised {
-				t.Errorf("it took %s, and docs/restart.md says that the rescue waits for less than %s", took, promised)
-			}
-			s.well()
-			o := s.restart()
-			if !o.Rescued {
-				t.Errorf("it does not know that the node has healed itself: %+v", o)
-			}
-			s.check(killed, fault, o, restart.RolledBack, "by itself")
-			s.keeps(theirs)
-			s.age()
-			s.check(killed, fault+"; asked once more", s.restart(), restart.Refused, "was tried and taken back")
-			s.leavesNothing()
+		s.write(config, s.read(config)+theirs)
+		fault := "nobody comes back after it; daemon-reload; somebody writes another config that does not start"
+		s.exec("systemctl", "daemon-reload")
+		if line == "1.6" {
+			fault = "nobody comes back after it; daemon-reload and daemon-reexec; somebody writes another config that does not start"
+			s.exec("systemctl", "daemon-reexec")
+		}
+		armed := time.Now()
+		s.eventuallyIn(rescueDelay, "the node to heal", func() bool {
+			return s.read(config) == old && s.criWorks()
 		})
-	}
+		if took := time.Since(armed); took > promised {
+			t.Errorf("it took %s, and docs/restart.md says that the rescue waits for less than %s", took, promised)
+		}
+		s.well()
+		o := s.restart()
+		if !o.Rescued {
+			t.Errorf("it does not know that the node has healed itself: %+v", o)
+		}
+		s.check(killed, fault, o, restart.RolledBack, "by itself")
+		s.keeps(theirs)
+		s.age()
+		s.check(killed, fault+"; asked once more", s.restart(), restart.Refused, "was tried and taken back")
+		s.leavesNothing()
+	}, "1.6", "2.4")
 }
 
 // TestGone kills hotplate at other moments, and nobody comes back: what is not done is taken back by the node itself.
@@ -171,11 +165,9 @@ func TestGone(t *testing.T) {
 				s.write("/var/lib/hotplate/restart/backup", "damaged\n")
 			}
 			s.eventuallyIn(rescueDelay, "the node to act", func() bool {
-				return strings.Contains(s.exec("systemctl", "list-units", "--all", "hotplate-rescue-*.service"), "exited") && s.criWorks()
+				return strings.Contains(s.rescues(".service"), "exited") && s.criWorks()
 			})
-			if got := s.read("/etc/containerd/config.toml"); got != old {
-				t.Errorf("the configuration was not put back byte for byte:\n%s", got)
-			}
+			s.putBack(old)
 			o := s.restart()
 			if !o.Rescued {
 				t.Errorf("it does not know that the node has acted: %+v", o)
@@ -191,9 +183,7 @@ func TestGoneAfterIt(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, unset(t, "2.4"))
 	s.killAt("after:Disarm")
-	if units := s.exec("systemctl", "list-units", "--all", "--no-legend", "hotplate-rescue-*"); units != "" {
-		t.Errorf("systemd still has %s", units)
-	}
+	s.noRescue()
 	if err := s.node.Reboot(t.Context()); err != nil { // nor by the unit that acts after a boot
 		t.Fatal(err)
 	}

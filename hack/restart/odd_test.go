@@ -181,7 +181,7 @@ func TestSystemdLost(t *testing.T) {
 		t.Errorf("it ended with %d, %v:\n%s", code, err, h.Output())
 	}
 	s.eventually("systemd to call the rescue off", func() bool {
-		return s.exec("systemctl", "list-units", "--all", "--no-legend", "hotplate-rescue-*.timer") == ""
+		return s.rescues(".timer") == ""
 	})
 	before := s.daemonPID()
 	s.check(odd, "systemd hangs when the rescue is to be called off", s.restart(), restart.Restarted, "")
@@ -195,9 +195,7 @@ func TestBackupDamaged(t *testing.T) {
 	old := s.read("/etc/containerd/config.toml")
 	o, _ := s.accident("damage:ResetFailed").end()
 	s.check(odd, "the backup is damaged on the disk; config does not start", o, restart.RolledBack, "did not start")
-	if got := s.read("/etc/containerd/config.toml"); got != old {
-		t.Errorf("the configuration was not put back byte for byte:\n%s", got)
-	}
+	s.putBack(old)
 }
 
 func TestRescueFires(t *testing.T) {

@@ -70,7 +70,26 @@ func (s *site) leavesNothing() {
 			s.Errorf("%s is left: %v", name, err)
 		}
 	}
-	if units := s.exec("systemctl", "list-units", "--all", "--no-legend", "hotplate-rescue-*"); units != "" {
+	s.noRescue()
+}
+
+// rescues are the timers and services of rescues that systemd has, a line each. suffix is .timer, .service or empty for both.
+func (s *site) rescues(suffix string) string {
+	s.Helper()
+	return s.exec("systemctl", "list-units", "--all", "--no-legend", "hotplate-rescue-*"+suffix)
+}
+
+func (s *site) noRescue() {
+	s.Helper()
+	if units := s.rescues(""); units != "" {
 		s.Errorf("systemd still has %s", units)
+	}
+}
+
+// putBack checks that containerd's configuration is what it was.
+func (s *site) putBack(old string) {
+	s.Helper()
+	if got := s.read("/etc/containerd/config.toml"); got != old {
+		s.Errorf("the configuration was not put back byte for byte:\n%s", got)
 	}
 }

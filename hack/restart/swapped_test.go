@@ -77,9 +77,7 @@ func TestStopsSlowly(t *testing.T) {
 	})
 	old := s.read("/etc/containerd/config.toml")
 	s.check(afterSwap, "it takes 30 s to stop", s.restart(), restart.RolledBack, "has not started within")
-	if got := s.read("/etc/containerd/config.toml"); got != old {
-		t.Errorf("the configuration was not put back byte for byte:\n%s", got)
-	}
+	s.putBack(old)
 	s.age()
 	s.check(afterSwap, "it takes 30 s to stop, asked once more", s.restart(), restart.Refused, "was tried and taken back")
 	s.leavesNothing()
@@ -107,9 +105,7 @@ func TestDaemonAfterSwap(t *testing.T) {
 			if c.want == restart.Restarted {
 				return
 			}
-			if got := s.read("/etc/containerd/config.toml"); got != old {
-				t.Errorf("the configuration was not put back byte for byte:\n%s", got)
-			}
+			s.putBack(old)
 			s.age()
 			s.check(afterSwap, c.fault+", asked once more", s.restart(), restart.Refused, "was tried and taken back")
 			s.leavesNothing()
