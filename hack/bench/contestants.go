@@ -48,5 +48,7 @@ func contestants() []contestant {
 			description: "`hotplate pull` into containerd as it comes, blobs kept"},
 		{name: report.NotKept, flags: []string{keepLayers, "Never"},
 			description: "`hotplate pull` into containerd as it comes, blobs not kept"},
+		{name: "hotplate-low-priority", flags: []string{keepLayers, "Always", "--low-priority"}, optional: true,
+			description: "`hotplate pull --low-priority` into containerd as it comes, blobs kept"},
 	}
 }

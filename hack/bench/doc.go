@@ -6,7 +6,8 @@
 //	make bench BENCH_IMAGES=A,C BENCH_LINKS=unlimited BENCH_ROUNDS=5 BENCH_CONTESTANTS=containerd-tuned,hotplate-kept
 //
 // BENCH_DIR is where images and daemons are (default: hotplate/bench in the user's cache directory), and so the disk that
-// is measured. BENCH_CREATION_PULLS is during how many pulls of each contestant containers are created (10 at most). BENCH_HOTPLATE is the program to measure (default: bin/hotplate). Results go to hack/bench/results.
+// is measured. BENCH_CREATION_PULLS is during how many pulls of each contestant containers are created (10 at most).
+// BENCH_HOTPLATE is the program to measure (default: bin/hotplate). Results go to hack/bench/results.
 //
 // # One pull
 //
