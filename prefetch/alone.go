@@ -19,24 +19,47 @@ var ErrBusy = errors.New("another process is at work with the same owner")
 const lockPoll = 20 * time.Millisecond
 
 // company knows whether other processes work on the same directories. Each has a lock on the directory for trees together
-// with the others, as long as its Prefetcher lives; who sweeps has it alone. It goes with the process.
+// with the others, as long as any of its runs needs it; who sweeps has it alone. It goes with the process.
 type company struct {
 	mu   sync.Mutex
-	dirs map[string]*os.File // guarded by mu
+	dirs map[string]*joined // guarded by mu
 }
 
-// join takes part in the work on dir.
-func (c *company) join(ctx context.Context, dir string) error {
+// joined is a directory with the lock on it, and how many need it.
+type joined struct {
+	*os.File
+	users int
+}
+
+// join takes part in the work on dir, until leave is called.
+func (c *company) join(ctx context.Context, dir string) (leave func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, err := c.open(ctx, dir)
-	return err
+	d, err := c.open(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	d.users++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.leave(dir)
+	}, nil
+}
+
+// leave lets go of dir if nobody needs it any more. The caller holds mu.
+func (c *company) leave(dir string) {
+	d := c.dirs[dir]
+	if d.users--; d.users == 0 {
+		delete(c.dirs, dir)
+		d.Close() // nothing was written
+	}
 }
 
 // open returns dir, locked together with others. The caller holds mu.
-func (c *company) open(ctx context.Context, dir string) (*os.File, error) {
-	if f := c.dirs[dir]; f != nil {
-		return f, nil
+func (c *company) open(ctx context.Context, dir string) (*joined, error) {
+	if d := c.dirs[dir]; d != nil {
+		return d, nil
 	}
 	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -46,10 +69,10 @@ func (c *company) open(ctx context.Context, dir string) (*os.File, error) {
 		return nil, errors.Join(fmt.Errorf("lock the directory for layers: %w", err), f.Close())
 	}
 	if c.dirs == nil {
-		c.dirs = make(map[string]*os.File)
+		c.dirs = make(map[string]*joined)
 	}
-	c.dirs[dir] = f
-	return f, nil
+	c.dirs[dir] = &joined{File: f}
+	return c.dirs[dir], nil
 }
 
 // alone runs f while nobody else works on dir, or returns ErrBusy.
@@ -60,6 +83,8 @@ func (c *company) alone(ctx context.Context, dir string, f func() error) error {
 	if err != nil {
 		return err
 	}
+	d.users++
+	defer c.leave(dir)
 	err = unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		err = ErrBusy
@@ -68,7 +93,7 @@ func (c *company) alone(ctx context.Context, dir string, f func() error) error {
 		err = f()
 	}
 	// flock(2): a lock that could not be made exclusive may be lost.
-	return errors.Join(err, share(context.WithoutCancel(ctx), d))
+	return errors.Join(err, share(context.WithoutCancel(ctx), d.File))
 }
 
 // share takes the lock together with others.

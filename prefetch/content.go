@@ -3,7 +3,6 @@ package prefetch
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -17,16 +16,17 @@ import (
 // contents makes all layers complete in the store, several at once. The first failure ends the others; what they have
 // stays.
 func (r *run) contents(ctx context.Context, pl plan) error {
-	has, err := r.has(ctx, pl.layers)
+	first, err := r.unpackedUpTo(ctx, pl.stack)
 	if err != nil {
 		return err
 	}
-	giveBack, err := r.claim(ctx, slices.DeleteFunc(slices.Clone(pl.stack), func(l stacked) bool { return has[l.desc.Digest] }),
-		slices.DeleteFunc(slices.Clone(pl.extras), func(l ocispec.Descriptor) bool { return has[l.Digest] }))
+	lacking, err := r.lacking(ctx, pl.layers)
 	if err != nil {
 		return err
 	}
-	defer giveBack()
+	if err := r.claim(ctx, lacking, pl.stack[first:]); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(r.p.cfg.MaxParallel)
 	for _, l := range pl.layers {
@@ -35,19 +35,40 @@ func (r *run) contents(ctx context.Context, pl plan) error {
 	return g.Wait()
 }
 
-// has tells which of the blobs are complete in the store.
-func (r *run) has(ctx context.Context, blobs []ocispec.Descriptor) (map[digest.Digest]bool, error) {
-	has := make(map[digest.Digest]bool)
+// lacking are those of the blobs that are not complete in the store, each once.
+func (r *run) lacking(ctx context.Context, blobs []ocispec.Descriptor) (lacking []ocispec.Descriptor, err error) {
+	seen := make(map[digest.Digest]bool)
 	for _, b := range blobs {
-		there, err := steadily(ctx, r, func() (bool, error) { return r.session.Has(ctx, b) })
+		if seen[b.Digest] {
+			continue
+		}
+		seen[b.Digest] = true
+		has, err := steadily(ctx, r, func() (bool, error) { return r.session.Has(ctx, b) })
 		if err != nil {
 			return nil, err
 		}
-		if has[b.Digest] = there; there {
+		if has {
 			r.progress.layer(b.Digest, func(l *Layer) { l.Phase, l.Done = Fetching, l.Size })
+		} else {
+			lacking = append(lacking, b)
 		}
 	}
-	return has, nil
+	return lacking, nil
+}
+
+// unpackedUpTo is the index of the first layer whose snapshot is not there. Those below are not looked at again, and their
+// blobs are not missed, as with containerd's own pull (core/unpack/unpacker.go, 2.4.2).
+func (r *run) unpackedUpTo(ctx context.Context, stack []stacked) (int, error) {
+	for i := len(stack); i > 0; i-- {
+		if has, err := r.hasSnapshot(ctx, &stack[i-1]); err != nil || has {
+			return i, err
+		}
+	}
+	return 0, nil
+}
+
+func (r *run) hasSnapshot(ctx context.Context, l *stacked) (bool, error) {
+	return steadily(ctx, r, func() (bool, error) { return r.session.HasSnapshot(ctx, l.chain) })
 }
 
 // content makes one blob complete in the store through its writer.

@@ -12,7 +12,6 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hotplate-dev/hotplate/prefetch/layer"
@@ -37,20 +36,22 @@ func (r *run) direct(ctx context.Context, session DirectSession, pl plan) (err e
 			return err
 		}
 	}
-	first, err := d.present(ctx)
+	first, err := d.begin(ctx)
 	if err != nil {
 		return err
 	}
-	has, err := r.has(ctx, pl.extras)
-	if err != nil {
+	kept := slices.Clone(pl.extras)
+	if r.keep {
+		for _, l := range d.stack[first:] {
+			kept = append(kept, l.desc)
+		}
+	}
+	if kept, err = r.lacking(ctx, kept); err != nil {
 		return err
 	}
-	giveBack, err := r.claim(ctx, d.stack[first:],
-		slices.DeleteFunc(slices.Clone(pl.extras), func(l ocispec.Descriptor) bool { return has[l.Digest] }))
-	if err != nil {
+	if err := r.claim(ctx, kept, d.stack[first:]); err != nil {
 		return err
 	}
-	defer giveBack()
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.extras(gctx, pl.extras) })
 	for i := first; i < len(d.stack); i++ {
@@ -62,18 +63,10 @@ func (r *run) direct(ctx context.Context, session DirectSession, pl plan) (err e
 	return context.Cause(ctx)
 }
 
-// present returns the first layer whose snapshot is not there. Those below are not looked at again, and their blobs are not
-// missed, as with containerd's own pull (core/unpack/unpacker.go, 2.4.2).
-func (d *direct) present(ctx context.Context) (int, error) {
-	first := 0
-	for i := len(d.stack); i > 0 && first == 0; i-- {
-		has, err := d.hasSnapshot(ctx, &d.stack[i-1])
-		if err != nil {
-			return 0, err
-		}
-		if has {
-			first = i
-		}
+// begin returns the first layer that is to be brought, and takes those below for done.
+func (d *direct) begin(ctx context.Context) (first int, err error) {
+	if first, err = d.unpackedUpTo(ctx, d.stack); err != nil {
+		return 0, err
 	}
 	for i := range d.stack {
 		c := make(chan struct{})
@@ -84,10 +77,6 @@ func (d *direct) present(ctx context.Context) (int, error) {
 		}
 	}
 	return first, nil
-}
-
-func (d *direct) hasSnapshot(ctx context.Context, l *stacked) (bool, error) {
-	return steadily(ctx, d.run, func() (bool, error) { return d.session.HasSnapshot(ctx, l.chain) })
 }
 
 // place waits for the memory that laying out l takes, and returns what gives it back. A layer that takes more than all
@@ -282,7 +271,29 @@ func (d *direct) reuse(ctx context.Context, l *stacked) (*layer.Tree, error) {
 		return nil, err
 	}
 	defer body.Close()
-	return d.apply(ctx, l, body, l.diffID)
+	tree, err := d.apply(ctx, l, body, l.diffID)
+	if blames(err) {
+		return nil, d.blame(ctx, l, err)
+	}
+	return tree, err
+}
+
+// blame finds out whether a blob that is in the store has changed since it came there, or the image is to blame for err.
+func (d *direct) blame(ctx context.Context, l *stacked, err error) error {
+	body, openErr := steadily(ctx, d.run, func() (io.ReadCloser, error) { return d.session.OpenBlob(ctx, l.desc) })
+	if openErr != nil {
+		return openErr
+	}
+	defer body.Close()
+	got, readErr := l.desc.Digest.Algorithm().FromReader(body)
+	if readErr != nil {
+		return fmt.Errorf("read layer %s: %w", l.desc.Digest, readErr)
+	}
+	if got == l.desc.Digest {
+		return err
+	}
+	return fmt.Errorf("containerd's blob %s is damaged, its bytes have digest %s: delete it with \"ctr content rm\"",
+		l.desc.Digest, got)
 }
 
 // apply lays out the bytes of a layer's blob in a new directory.

@@ -9,8 +9,9 @@
 //     and 6 are.
 //  3. Choose the way, and open a session with the store: until it ends, nothing is collected.
 //  4. Plan: index, manifest for the platform, config. They are small, and verified before they are written.
-//  5. See whether there is room, for the layers as they come and unpacked, and a reserve. What does not fit is refused
-//     with the numbers; when somebody else fills the disk meanwhile, the work ends at the reserve.
+//  5. See whether there is room for what is missing of the layers, as they come and unpacked, and a reserve. What does not fit
+//     beside other images under way is refused with the numbers; when somebody else fills the disk meanwhile, the work ends at
+//     the reserve, whether it fetches or unpacks.
 //  6. Bring the layers, several at once, each in chunks, several at once, used in order: see below.
 //  7. See that the last snapshot has the name that the config demands, and let the config hold it.
 //  8. Publish the image records: the repository's digest name, the tag, the aliases. Last, so that no record ever names
@@ -29,7 +30,7 @@
 // entries are renamed into a snapshot on top of it, which is committed. Layers do not wait for each other otherwise.
 //
 // Where that way is closed, Way.Reason says why, and the same stream goes through the store's writer (content.go); the
-// store unpacks all layers in the end.
+// store unpacks all layers in the end. So does an image with a layer that only the store may know how to unpack.
 //
 // # Memory
 //
@@ -56,7 +57,8 @@
 // which blobs the image wants. In the directory for trees: layers that were being laid out. The next Ensure of the
 // same image takes over blobs, snapshots and chunks, and lays out anew. Sweep removes trees, and what is no longer wanted of
 // the rest; leases go by themselves after two days. No image record before step 8; between 8 and 9 an image that is not
-// pinned yet, which the next Ensure pins. A failure or a cancelled context leaves the same, without the trees.
+// pinned yet, which the next Ensure pins. A failure or a cancelled context leaves the same, without the trees. Blobs are durable,
+// what is unpacked is not: after a power loss the files of snapshots that were just committed may be empty.
 //
 // # Where things are
 //

@@ -106,6 +106,11 @@ func (lo *layout) Commit(context.Context) error {
 	if err := lo.hash.check(lo.desc); err != nil {
 		return err
 	}
+	if lo.hash.skip > 0 && blames(lo.applyErr) {
+		// An earlier run hashed the first bytes. Either the disk has lost them since, or the image is broken: without them it
+		// shows, so that it is not to blame yet.
+		return fmt.Errorf("%w: what was staged of %s does not unpack: %s", ErrDigest, lo.desc, lo.applyErr.Error())
+	}
 	if err := errors.Join(lo.applyErr, syncErr); err != nil {
 		return err
 	}

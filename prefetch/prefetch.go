@@ -210,6 +210,7 @@ func (p *Prefetcher) Ensure(ctx context.Context, img Image, pr *Progress) (res R
 	}
 	defer repo.Close()
 	r := &run{p: p, key: img.key(), want: want, ref: want.ref.String(), repo: repo, progress: pr}
+	defer r.end()
 	res, err = r.ensure(ctx)
 	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
 		err = fmt.Errorf("%w: %w", cause, err) // what was cancelled may only say that it was

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -39,9 +40,18 @@ type run struct {
 	plan     plan  // after makePlan
 	taken    int64 // what an image takes that was there before; 0 if it is not known
 	pace     pace
+	leave    func() // the company of other processes; nil where there is none
 	bound    Bound
 	advice   []string
 	note     string // for the Result; empty if nothing
+}
+
+// end gives back what the run has that others may wait for.
+func (r *run) end() {
+	r.p.room.leave(r)
+	if r.leave != nil {
+		r.leave()
+	}
 }
 
 // fetched counts bytes of metadata.
@@ -176,15 +186,8 @@ func (r *run) bring(ctx context.Context, target ocispec.Descriptor, names []stri
 	if st, err = r.state(ctx, names, target.Digest); err != nil {
 		return st, err
 	}
-	if !st.Snapshot {
-		if err := r.layers(ctx, pl); err != nil {
-			return st, err
-		}
-	}
-	if !pl.artifact {
-		if err := r.unpack(ctx, pl); err != nil {
-			return st, err
-		}
+	if err := r.fill(ctx, pl, st.Snapshot); err != nil {
+		return st, err
 	}
 	r.bound, r.advice = r.pace.verdict(time.Now(), pl.stack)
 	if err := r.publish(ctx, names, pl); err != nil {
@@ -207,21 +210,41 @@ func (r *run) publish(ctx context.Context, names []string, pl plan) error {
 }
 
 // chooseWay finds out how the layers get in.
-func (r *run) chooseWay(ctx context.Context) (err error) {
-	if r.way, err = steadily(ctx, r, func() (Way, error) { return r.p.cfg.Store.Way(ctx) }); err != nil {
+func (r *run) chooseWay(ctx context.Context) error {
+	way, err := steadily(ctx, r, func() (Way, error) { return r.p.cfg.Store.Way(ctx) })
+	if err != nil {
 		return err
 	}
-	if r.p.cfg.Way == API && r.way.Name == Direct {
-		r.way = Way{Name: API, Reason: "the configuration says so", Discards: r.way.Discards}
+	r.settle(way)
+	if r.p.cfg.Way == API {
+		r.avoidDirect("the configuration says so")
 	}
-	// containerd's own unpack, which the API way uses, reads the blobs from the store.
-	r.keep = r.way.Name == API || r.p.cfg.KeepLayers == KeepAlways ||
-		r.p.cfg.KeepLayers == KeepAuto && !r.way.Discards
-	r.progress.update(func(s *Snapshot) { s.Way, s.WayReason = r.way.Name, r.way.Reason })
 	if r.way.Name == Direct {
-		return r.p.company.join(ctx, r.way.Trees)
+		r.leave, err = r.p.company.join(ctx, r.way.Trees)
 	}
-	return nil
+	return err
+}
+
+// settle takes the way.
+func (r *run) settle(way Way) {
+	// containerd's own unpack, which the API way uses, reads the blobs from the store.
+	r.way, r.keep = way, way.Name == API || r.p.cfg.KeepLayers == KeepAlways ||
+		r.p.cfg.KeepLayers == KeepAuto && !way.Discards
+	r.progress.update(func(s *Snapshot) { s.Way, s.WayReason = way.Name, way.Reason })
+}
+
+// avoidDirect takes the API way where the direct one is open.
+func (r *run) avoidDirect(why string) {
+	if r.way.Name == Direct {
+		r.settle(Way{Name: API, Reason: why, Discards: r.way.Discards})
+	}
+}
+
+// processed tells whether containerd unpacks layers of this type by a program of its configuration, such as encrypted ones
+// (core/diff/stream.go, GetProcessor, 2.4.2).
+func processed(l stacked) bool {
+	_, err := images.DiffCompression(context.Background(), l.desc.MediaType)
+	return err != nil || strings.HasSuffix(l.desc.MediaType, "+encrypted")
 }
 
 // stagingPath is the directory for partial blobs, or empty.
@@ -235,20 +258,36 @@ func (r *run) stagingPath() string {
 	return ""
 }
 
+// fill brings what is missing of the layers and unpacks them, unless that is done, while there is room for it.
+func (r *run) fill(ctx context.Context, pl plan, unpacked bool) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watcher sync.WaitGroup
+	defer watcher.Wait()
+	defer cancel(nil)
+	if !unpacked {
+		watcher.Go(func() { r.watchSpace(ctx, cancel) })
+		if err := r.layers(ctx, pl); err != nil {
+			return err
+		}
+	}
+	if pl.artifact {
+		return nil
+	}
+	return r.unpack(ctx, pl)
+}
+
 // layers brings what is missing of the layers, if there is room for it.
 func (r *run) layers(ctx context.Context, pl plan) error {
 	r.progress.layers(pl.layers)
+	if i := slices.IndexFunc(pl.stack, processed); i >= 0 {
+		r.avoidDirect("only containerd may know how to unpack a layer of type " + pl.stack[i].desc.MediaType)
+	}
 	if err := r.mayPin(ctx, pl.id()); err != nil {
 		return err
 	}
 	if err := r.noteWants(pl); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	var watcher sync.WaitGroup
-	defer watcher.Wait()
-	defer cancel(nil)
-	watcher.Go(func() { r.watchSpace(ctx, cancel) })
 	r.pace.began()
 	if r.way.Name != Direct {
 		return r.contents(ctx, pl)
@@ -287,6 +326,9 @@ func (r *run) unpack(ctx context.Context, pl plan) error {
 		if err == nil && chain != pl.chainID {
 			return fmt.Errorf("containerd unpacked %s, the config says %s: rebuild the image", chain, pl.chainID)
 		}
+		if err == nil {
+			r.progress.unpacked() // what is claimed for it is free to others
+		}
 		return err
 	})
 }
@@ -294,7 +336,7 @@ func (r *run) unpack(ctx context.Context, pl plan) error {
 // await waits until CRI shows the image under all names, and with pinned, pins it and waits until CRI says so: whoever takes the pin
 // off meanwhile does not have us wait for what never comes.
 func (r *run) await(ctx context.Context, names []string, target digest.Digest, pinned bool) (State, error) {
-	deadline := time.Now().Add(visibleWithin)
+	var waited time.Duration // beside what a daemon that was away took
 	for wait := firstLook; ; wait = min(2*wait, longestLook) {
 		st, err := r.state(ctx, names, target)
 		if err != nil {
@@ -304,7 +346,7 @@ func (r *run) await(ctx context.Context, names []string, target digest.Digest, p
 		if lacks == "" {
 			return st, nil
 		}
-		if time.Now().After(deadline) {
+		if waited >= visibleWithin {
 			return st, fmt.Errorf("%s after %s: look at containerd's log for errors of its CRI plugin", lacks, visibleWithin)
 		}
 		if pinned && !st.Pinned && complete(st, names) {
@@ -316,6 +358,7 @@ func (r *run) await(ctx context.Context, names []string, target digest.Digest, p
 		t := time.NewTimer(wait)
 		select {
 		case <-t.C:
+			waited += wait
 		case <-ctx.Done():
 			t.Stop()
 			return st, context.Cause(ctx)

@@ -22,6 +22,10 @@ const DefaultReserve = 0.15
 // guess is found out while it is laid out: then the work ends before the reserve is touched.
 const assumedRatio = 2.2
 
+// assumedBytes is how many bytes of blobs that assumption weighs as much as: the layers of an image that are ready first are
+// small ones, and a few small files in a tar, which is padded, shrink to a fiftieth.
+const assumedBytes = 1 << 30
+
 // ratios learns how much larger layers are than their blobs, by how they are compressed.
 type ratios struct {
 	mu    sync.Mutex
@@ -48,10 +52,7 @@ func (r *ratios) unpacked(desc ocispec.Descriptor) int64 {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	ratio := assumedRatio
-	if r.blobs[kind] > 0 {
-		ratio = float64(r.trees[kind]) / float64(r.blobs[kind])
-	}
+	ratio := (float64(r.trees[kind]) + assumedRatio*assumedBytes) / (float64(r.blobs[kind]) + assumedBytes)
 	return int64(ratio * float64(desc.Size))
 }
 
@@ -64,10 +65,19 @@ func compression(desc ocispec.Descriptor) string {
 	return kind
 }
 
-// room keeps several images from counting on the same free bytes.
+// room keeps several images from counting on the same free bytes, and on the same bytes that may be pinned.
 type room struct {
 	mu     sync.Mutex
-	claims map[*claim]bool // guarded by mu
+	claims map[*run]*claim // guarded by mu
+	pins   map[*run]Pin    // of images that are to be pinned; guarded by mu
+}
+
+// leave gives back what r has claimed.
+func (m *room) leave(r *run) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.claims, r)
+	delete(m.pins, r)
 }
 
 // claim is what an image that is under way takes.
@@ -78,7 +88,7 @@ type claim struct {
 
 // claimed is what others still take of a filesystem. The caller holds mu.
 func (r *room) claimed(device uint64) (bytes int64) {
-	for c := range r.claims {
+	for _, c := range r.claims {
 		blobs, trees := c.left()
 		for _, n := range c.needs {
 			if n.volume.Device == device {
@@ -111,31 +121,18 @@ func (r *run) staging(space Space) Volume {
 	return v
 }
 
-// needs tells what the layers from stack on take, by filesystem, beside what of them is staged already. In the API way the
-// blobs are there twice for a while if they are staged; the second copy goes blob by blob and is left out, where it is on the
+// needs tells what blobs and the unpacked layers take, by filesystem, beside what of the blobs is staged already. In the API way
+// the blobs are there twice for a while if they are staged; the second copy goes blob by blob and is left out, where it is on the
 // same filesystem.
-func (r *run) needs(space Space, stack []stacked, others []ocispec.Descriptor) []need {
+func (r *run) needs(space Space, kept []ocispec.Descriptor, unpacked []stacked) []need {
 	var blobs, trees int64
-	var digests []digest.Digest
-	for _, l := range stack {
+	for _, l := range unpacked {
 		trees += r.p.ratios.unpacked(l.desc)
-		if r.keep {
-			blobs += l.desc.Size
-			digests = append(digests, l.desc.Digest)
-		}
 	}
-	for _, o := range others {
-		blobs += o.Size
-		digests = append(digests, o.Digest)
+	for _, k := range kept {
+		blobs += k.Size
 	}
-	missing := blobs
-	if path := r.stagingPath(); path != "" {
-		if dir, err := r.p.stagingDir(path); err == nil {
-			if staged, err := dir.Usage(digests...); err == nil {
-				missing = max(0, blobs-staged)
-			}
-		}
-	}
+	missing := max(0, blobs-r.staged(kept))
 	apart := r.staging(space)
 	staged := need{apart, missing, 0, gigabytes(missing) + " of compressed layers until containerd has them"}
 	if apart.Path == "" {
@@ -153,58 +150,96 @@ func (r *run) needs(space Space, stack []stacked, others []ocispec.Descriptor) [
 	return []need{content, snapshots, staged}
 }
 
-// claim refuses what does not fit, and otherwise keeps its place until it is given back.
-func (r *run) claim(ctx context.Context, stack []stacked, others []ocispec.Descriptor) (giveBack func(), err error) {
+// staged tells how much of these blobs is on the disk, of earlier runs, and shows that as done.
+func (r *run) staged(blobs []ocispec.Descriptor) (all int64) {
+	path := r.stagingPath()
+	if path == "" {
+		return 0
+	}
+	dir, err := r.p.stagingDir(path)
+	if err != nil {
+		return 0 // whoever wants to write there says so
+	}
+	for _, b := range blobs {
+		n, err := dir.Usage(b.Digest)
+		if n = min(n, b.Size); err != nil || n == 0 {
+			continue
+		}
+		all += n
+		r.progress.layer(b.Digest, func(l *Layer) { l.Done = n })
+	}
+	return all
+}
+
+// claim refuses what does not fit, blobs that the store keeps and layers that are unpacked, and otherwise keeps its place until
+// the run ends.
+func (r *run) claim(ctx context.Context, kept []ocispec.Descriptor, unpacked []stacked) error {
 	space, err := steadily(ctx, r, func() (Space, error) { return r.p.cfg.Store.Space(ctx) })
 	if err != nil {
-		return nil, fmt.Errorf("look how much room there is: %w", err)
+		return fmt.Errorf("look how much room there is: %w", err)
 	}
-	needs := r.needs(space, stack, others)
+	needs := r.needs(space, kept, unpacked)
 	room := &r.p.room
 	room.mu.Lock()
 	defer room.mu.Unlock()
 	for _, n := range needs {
 		if err := r.p.fits(n, room.claimed(n.volume.Device)); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if room.claims == nil {
-		room.claims = make(map[*claim]bool)
+		room.claims = make(map[*run]*claim)
 	}
-	c := &claim{needs: needs, left: r.progress.left()}
-	room.claims[c] = true
-	return func() {
-		room.mu.Lock()
-		defer room.mu.Unlock()
-		delete(room.claims, c)
-	}, nil
+	room.claims[r] = &claim{needs: needs, left: r.progress.left()}
+	return nil
 }
 
 // ErrPinned is returned by Ensure for an image that is not to be pinned beside the others.
 var ErrPinned = errors.New("too many bytes are pinned")
 
-// mayPin tells whether the image with this ID may be pinned beside those that are: pinned bytes are not the kubelet's to
-// free.
+// mayPin tells whether the image with this ID may be pinned beside those that are, and those that are to be: pinned bytes are
+// not the kubelet's to free.
 func (r *run) mayPin(ctx context.Context, id digest.Digest) error {
 	if !r.want.pin || r.p.cfg.MaxPinned == 0 {
 		return nil
 	}
+	// First this, then what is pinned: one that is pinned between the two is seen at least once.
+	sizes := r.p.room.pin(r, Pin{ImageID: id, Size: r.size()})
 	pins, err := steadily(ctx, r, func() ([]Pin, error) { return r.p.cfg.Store.Pins(ctx) })
 	if err != nil {
 		return err
 	}
-	others := int64(0)
 	for _, pin := range pins {
-		if pin.ImageID != id {
-			others += pin.Size
-		}
+		sizes[pin.ImageID] = pin.Size
+	}
+	delete(sizes, id)
+	others := int64(0)
+	for _, size := range sizes {
+		others += size
 	}
 	if others+r.size() > r.p.cfg.MaxPinned {
-		return fmt.Errorf("%w: it takes about %s, pinned images take %s, and maxPinned is %s: take an image out of the "+
-			"configuration, do not pin this one, or raise maxPinned",
+		return fmt.Errorf("%w: it takes about %s, images that are pinned or on their way take %s, and maxPinned is %s: take an "+
+			"image out of the configuration, do not pin this one, or raise maxPinned",
 			ErrPinned, gigabytes(r.size()), gigabytes(others), gigabytes(r.p.cfg.MaxPinned))
 	}
 	return nil
+}
+
+// pin notes that r will pin an image, and returns the sizes of those that were to be pinned before, by their IDs.
+func (m *room) pin(r *run, as Pin) map[digest.Digest]int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	sizes := make(map[digest.Digest]int64)
+	for other, pin := range m.pins {
+		if other != r {
+			sizes[pin.ImageID] = pin.Size
+		}
+	}
+	if m.pins == nil {
+		m.pins = make(map[*run]Pin)
+	}
+	m.pins[r] = as
+	return sizes
 }
 
 // fits tells whether there is room for n beside what others have claimed. What is not known is taken to fit.
@@ -225,6 +260,8 @@ func (p *Prefetcher) fits(n need, claimed int64) error {
 	return p.inodes(v)
 }
 
+// inodes tells whether the filesystem has inodes to spare. How many an image takes stands nowhere before it is unpacked, and
+// layers differ too much to guess from others': a gigabyte is one file of weights or a hundred thousand of software.
 func (p *Prefetcher) inodes(v Volume) error {
 	if keep := p.reserve(v.Inodes); v.FreeInodes < keep {
 		return fmt.Errorf("%w: %s has %d inodes free of %d, and %d are to stay free: remove something with many files",

@@ -67,6 +67,9 @@ type Way struct {
 	Discards, DiscardsKnown bool
 }
 
+// ProbePrefix is how the names of what a store makes in Way.Trees for its own use begin. It removes that itself.
+const ProbePrefix = "probe-"
+
 // Volume is a filesystem.
 type Volume struct {
 	// Path is a directory on it; empty if it cannot be looked at from here.
@@ -94,8 +97,6 @@ type DirectSession interface {
 	Hold(ctx context.Context, desc ocispec.Descriptor, waiting func()) (Hold, error)
 	// OpenBlob opens a complete blob, straight from the disk where that is possible.
 	OpenBlob(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error)
-	// HasSnapshot tells whether the snapshot with this chain ID is there, committed, and protects it until Close.
-	HasSnapshot(ctx context.Context, chain digest.Digest) (bool, error)
 	// AddSnapshot makes the snapshot of a layer with this diff ID on top of the snapshot parent, which is empty for the
 	// first one; its name is their chain ID. fill puts the layer's entries into upper; lowers are the directories of the
 	// parents, nearest first. It is not called if the snapshot is there already. If someone else makes the same
@@ -130,6 +131,8 @@ type Hold interface {
 type Session interface {
 	// Has tells whether the blob is complete in the store, and protects it until Close.
 	Has(ctx context.Context, desc ocispec.Descriptor) (bool, error)
+	// HasSnapshot tells whether the snapshot with this chain ID is there, committed, and protects it until Close.
+	HasSnapshot(ctx context.Context, chain digest.Digest) (bool, error)
 	// Read returns a blob that Has reported, at most max bytes of it.
 	Read(ctx context.Context, desc ocispec.Descriptor, max int64) ([]byte, error)
 	// Blob opens the blob for writing. It returns ErrPresent if the blob is complete. If someone else is writing the

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -35,7 +36,9 @@ func (p *Prefetcher) stagingDir(path string) (*staging.Dir, error) {
 	p.dirs.mu.Lock()
 	defer p.dirs.mu.Unlock()
 	if d := p.dirs.open[path]; d != nil {
-		return d, nil
+		if _, err := os.Stat(filepath.Join(path, blobsDir)); !errors.Is(err, fs.ErrNotExist) {
+			return d, nil
+		} // somebody has removed all that containerd had
 	}
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("make a directory for partial layers: %w", err)
@@ -218,6 +221,9 @@ func (p *Prefetcher) sweepTrees(path string) error {
 	}
 	var errs []error
 	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ProbePrefix) {
+			continue // Store.Way may be using it
+		}
 		if dir := filepath.Join(path, e.Name()); !p.trees.has(dir) {
 			errs = append(errs, layer.Remove(dir))
 		}

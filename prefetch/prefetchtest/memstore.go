@@ -1,6 +1,7 @@
 package prefetchtest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"maps"
@@ -241,6 +242,14 @@ func (s *MemStore) Seed(d digest.Digest, data []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ingests[d] = &ingest{data: slices.Clone(data)}
+}
+
+// Damage changes a complete blob, as a bad disk does.
+func (s *MemStore) Damage(d digest.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.blobs[d] = bytes.Clone(s.blobs[d])
+	s.blobs[d][len(s.blobs[d])/2] ^= 1
 }
 
 // Written is how many bytes were written in all.

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -177,37 +176,22 @@ func (d *Dir) remove(path string) error {
 	return d.disk.Remove(path)
 }
 
-// Usage is how many bytes the filesystem gets back if these blobs are removed, or all: what is really allocated, without data that
-// has another link.
-func (d *Dir) Usage(of ...digest.Digest) (int64, error) {
-	names, err := d.disk.ReadDir(d.cfg.Path)
-	if err != nil {
-		return 0, fmt.Errorf("read the staging directory: %w", err)
-	}
-	var total int64
-	for _, name := range names {
-		if dgst, ok := parseDirName(name); !ok || len(of) > 0 && !slices.Contains(of, dgst) {
-			continue
-		}
-		n, err := d.usage(filepath.Join(d.cfg.Path, name))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return 0, fmt.Errorf("measure the staging directory: %w", err)
-		}
-		total += n
-	}
-	return total, nil
-}
-
-func (d *Dir) usage(path string) (int64, error) {
+// Usage is how many bytes the filesystem gets back if this blob is removed: what is really allocated, without data that has
+// another link.
+func (d *Dir) Usage(of digest.Digest) (int64, error) {
+	path := filepath.Join(d.cfg.Path, dirName(of))
 	names, err := d.disk.ReadDir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("measure what is staged of %s: %w", of, err)
 	}
 	var total int64
 	for _, name := range names {
 		st, err := d.disk.Stat(filepath.Join(path, name))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return 0, err
+			return 0, fmt.Errorf("measure what is staged of %s: %w", of, err)
 		}
 		if !st.shared {
 			total += st.allocated

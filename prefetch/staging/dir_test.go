@@ -46,7 +46,7 @@ func TestUsageCountsWhatIsAllocated(t *testing.T) {
 	usage := func() int64 {
 		t.Helper()
 		must(t, b.data.Sync())
-		n, err := d.Usage()
+		n, err := d.Usage(desc.Digest)
 		must(t, err)
 		return n
 	}

@@ -41,7 +41,7 @@ func (s *Store) activeKey(name string) string {
 	return fmt.Sprintf(snapshots.UnpackKeyFormat, fmt.Sprintf("%s-%d", s.cfg.Owner, time.Now().UnixNano()), name)
 }
 
-// HasSnapshot implements prefetch.DirectSession.
+// HasSnapshot implements prefetch.Session.
 func (s *session) HasSnapshot(ctx context.Context, chain digest.Digest) (_ bool, err error) {
 	defer away(&err)
 	ctx = s.in(ctx)
