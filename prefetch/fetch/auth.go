@@ -12,8 +12,11 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// authTimeout bounds one exchange with a token server.
-const authTimeout = time.Minute
+// authTimeout bounds one exchange with a token server, maxToken each reply of it in bytes.
+const (
+	authTimeout = time.Minute
+	maxToken    = 1 << 20
+)
 
 // authorizer mends four habits of containerd's authorizer (core/remotes/docker/authorizer.go, 2.4.2) that hurt when many
 // chunks share it: every one of them would refresh an expired token anew; a token that a registry refuses without
@@ -78,7 +81,7 @@ func (a *authorizer) enter(ctx context.Context) (_ context.Context, done func(),
 	if err := a.turn.Acquire(ctx, 1); err != nil {
 		return ctx, nil, context.Cause(ctx)
 	}
-	ctx, cancel := context.WithTimeout(ctx, authTimeout)
+	ctx, cancel := context.WithTimeout(withBound(ctx, bound{of: "the token server's reply", most: maxToken}), authTimeout)
 	return ctx, func() { cancel(); a.turn.Release(1) }, nil
 }
 

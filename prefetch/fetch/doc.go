@@ -13,8 +13,9 @@
 // that repeats what failed), limited (how many at once; a slot is held until the body is closed, and by nobody who only
 // waits), rescuing (a slow chunk goes on over another connection), ranged or whole (one request). Around every HTTP
 // exchange, also those of containerd's resolver: the gate (hosts that sent Retry-After), paced (MaxBandwidth), clocked
-// (how long a chunk waits for the network), the watchdog (no progress for 30 s), containerd's transport, tuned (HTTP/1.1,
-// so that every chunk has a connection of its own). Around containerd's authorizer: authorizer.
+// (how long a chunk waits for the network), the watchdog (no progress for 30 s), bounded (what containerd reads to its end:
+// tokens, and manifests whose digest or length is not told), containerd's transport, tuned (HTTP/1.1, so that every chunk
+// has a connection of its own). Around containerd's authorizer: authorizer.
 //
 // Rules that need no configuration:
 //

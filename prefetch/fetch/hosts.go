@@ -31,10 +31,12 @@ func Hosts(hostsDir, userAgent string,
 	}
 }
 
-// tuneClient tunes the transport before containerd may wrap it, see tuned.
+// tuneClient tunes the transport before containerd may wrap it, see tuned, and bounds what comes over it: the authorizer
+// asks for tokens with this client. One that has a header of its own is brought here a second time.
 func tuneClient(c *http.Client) error {
 	if t, ok := c.Transport.(*http.Transport); ok {
 		tune(t, idlePerHost)
+		c.Transport = &bounded{next: t}
 	}
 	return nil
 }

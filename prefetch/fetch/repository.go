@@ -152,7 +152,7 @@ func (c *Client) source(h docker.RegistryHost, ref reference.Named, scope string
 
 // wrap puts the decorators around rt.
 func (c *Client) wrap(rt http.RoundTripper) http.RoundTripper {
-	rt = &clocked{next: &watchdog{next: rt, stall: c.cfg.StallTimeout}}
+	rt = &clocked{next: &watchdog{next: &bounded{next: rt}, stall: c.cfg.StallTimeout}}
 	if c.limiter != nil {
 		rt = &paced{next: rt, limiter: c.limiter}
 	}
@@ -327,8 +327,9 @@ func (s *Source) noted(onRetry func(error, time.Duration)) func(error, time.Dura
 	}
 }
 
-// resolve asks this host alone, so that its own answer is known.
+// resolve asks this host alone, so that its own answer is known. A manifest may have to be read for its digest or size.
 func (s *Source) resolve(ctx context.Context, ref reference.Named) (ocispec.Descriptor, error) {
+	ctx = withBound(ctx, bound{of: "the manifest", most: docker.MaxManifestSize})
 	resolver := docker.NewResolver(docker.ResolverOptions{
 		Hosts:   func(string) ([]docker.RegistryHost, error) { return []docker.RegistryHost{s.at.host}, nil },
 		Headers: s.headers(),

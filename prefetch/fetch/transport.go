@@ -29,8 +29,12 @@ func tune(t *http.Transport, parallel int) {
 
 // tuned returns rt, tuned where it can be: a *http.Transport as a tuned copy, since it is not ours. In containerd's
 // hosts (core/remotes/docker/config/hosts.go, ConfigureHosts, 2.4.2) it is one, or an httpFallback around one for hosts
-// that may or may not speak TLS; nobody can look into that, so Hosts tunes before it is put on.
+// that may or may not speak TLS; nobody can look into that, so Hosts tunes before it is put on. The bounded that Hosts puts
+// on is left out: wrap has another.
 func tuned(rt http.RoundTripper, parallel int) http.RoundTripper {
+	if b, ok := rt.(*bounded); ok {
+		rt = b.next
+	}
 	t, ok := rt.(*http.Transport)
 	if !ok {
 		return rt

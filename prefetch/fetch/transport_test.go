@@ -160,15 +160,20 @@ func TestContainerdsTransportsAreTuned(t *testing.T) {
 	var seen []*http.Transport
 	plain := docker.DefaultHTTPTransport(nil)
 	c := &http.Client{Transport: plain}
-	if err := tuneClient(c); err != nil {
-		t.Fatal(err)
+	for range 2 { // as for hosts with a header of their own
+		if err := tuneClient(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b, ok := c.Transport.(*bounded); !ok || b.next != plain {
+		t.Errorf("what comes over it is not bounded, or twice: %+v", c.Transport)
 	}
 	seen = append(seen, plain, plain.Clone()) // the latter as hosts with a CA of their own get it
 	if rt := docker.NewHTTPFallback(plain); tuned(rt, 32) != rt {
 		t.Error("a fallback was changed")
 	}
 	seen = append(seen, tuned(docker.DefaultHTTPTransport(nil), 8).(*http.Transport),
-		tuned(docker.DefaultHTTPTransport(nil), 200).(*http.Transport))
+		tuned(&bounded{next: docker.DefaultHTTPTransport(nil)}, 200).(*http.Transport))
 	for i, tr := range seen {
 		if tr.Protocols.String() != "{HTTP1}" || tr.MaxIdleConnsPerHost < idlePerHost || tr.ReadBufferSize != readBuffer {
 			t.Errorf("%d: %s, %d idle connections, %d bytes", i, tr.Protocols, tr.MaxIdleConnsPerHost, tr.ReadBufferSize)
