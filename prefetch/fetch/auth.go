@@ -2,10 +2,12 @@ package fetch
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -28,6 +30,8 @@ type authorizer struct {
 	turn *semaphore.Weighted
 	// last is the last challenge, or nil; whoever has the turn may use it.
 	last *challenge
+	// failed is the last failure of a token request, or nil; whoever has the turn may set it.
+	failed atomic.Pointer[authError]
 }
 
 func newAuthorizer(next docker.Authorizer) *authorizer {
@@ -35,12 +39,44 @@ func newAuthorizer(next docker.Authorizer) *authorizer {
 }
 
 func (a *authorizer) Authorize(ctx context.Context, req *http.Request) error {
-	ctx, done, err := a.enter(ctx)
-	if err != nil {
-		return err
+	return a.inTurn(ctx, func(ctx context.Context) error { return a.authorize(ctx, req) })
+}
+
+func (a *authorizer) AddResponses(ctx context.Context, responses []*http.Response) error {
+	return a.inTurn(ctx, func(ctx context.Context) error { return a.add(ctx, responses) })
+}
+
+// authError is an error of Authorize, whose only requests are those for tokens.
+type authError struct{ error }
+
+func (e *authError) Unwrap() error { return e.error }
+
+// inTurn waits for the turn and bounds what is done in it. Who began to wait before a token request failed takes that
+// failure for an answer: each of those who wait has a slot, and if they asked one after the other, a token server that
+// hangs would keep the last of them for half an hour. Who comes later asks anew.
+func (a *authorizer) inTurn(ctx context.Context, do func(ctx context.Context) error) error {
+	before := a.failed.Load()
+	if err := a.turn.Acquire(ctx, 1); err != nil {
+		return context.Cause(ctx)
 	}
-	defer done()
-	if err = a.next.Authorize(ctx, req); err != nil && a.last != nil {
+	defer a.turn.Release(1)
+	if failed := a.failed.Load(); failed != before {
+		return failed
+	}
+	timed, cancel := context.WithTimeout(withBound(ctx, bound{of: "the token server's reply", most: maxToken}), authTimeout)
+	defer cancel()
+	err := do(timed)
+	// One that its own caller has cancelled says nothing about the server.
+	if failed := (*authError)(nil); ctx.Err() == nil && errors.As(err, &failed) {
+		a.failed.Store(failed)
+	}
+	return err
+}
+
+// authorize gets a token if there is none. A failure is forgotten, so that it can be asked for again.
+func (a *authorizer) authorize(ctx context.Context, req *http.Request) error {
+	err := a.next.Authorize(ctx, req)
+	if err != nil && a.last != nil {
 		// Errors here only mean that there is nothing to forget.
 		_ = a.next.AddResponses(ctx, a.last.refused()) //nolint:bodyclose // made by us, without a body
 	}
@@ -50,17 +86,8 @@ func (a *authorizer) Authorize(ctx context.Context, req *http.Request) error {
 	return nil
 }
 
-// authError is an error of Authorize, whose only requests are those for tokens.
-type authError struct{ error }
-
-func (e *authError) Unwrap() error { return e.error }
-
-func (a *authorizer) AddResponses(ctx context.Context, responses []*http.Response) error {
-	ctx, done, err := a.enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
+// add learns the challenge of the last response, and that the token that was sent is refused.
+func (a *authorizer) add(ctx context.Context, responses []*http.Response) error {
 	last := responses[len(responses)-1]
 	a.last = newChallenge(last)
 	sent := last.Request.Header.Get("Authorization")
@@ -68,21 +95,13 @@ func (a *authorizer) AddResponses(ctx context.Context, responses []*http.Respons
 		return a.next.AddResponses(ctx, responses)
 	}
 	again := a.last.request()
-	if err := a.next.Authorize(ctx, again); err == nil {
-		if now := again.Header.Get("Authorization"); now != "" && now != sent {
-			return nil // someone else has refreshed the token since this request was sent
-		}
+	if err := a.authorize(ctx, again); err != nil {
+		return err
+	}
+	if now := again.Header.Get("Authorization"); now != "" && now != sent {
+		return nil // someone else has refreshed the token since this request was sent
 	}
 	return a.next.AddResponses(ctx, a.last.refused()) //nolint:bodyclose // made by us, without a body
-}
-
-// enter waits for the turn and bounds what is done in it.
-func (a *authorizer) enter(ctx context.Context) (_ context.Context, done func(), err error) {
-	if err := a.turn.Acquire(ctx, 1); err != nil {
-		return ctx, nil, context.Cause(ctx)
-	}
-	ctx, cancel := context.WithTimeout(withBound(ctx, bound{of: "the token server's reply", most: maxToken}), authTimeout)
-	return ctx, func() { cancel(); a.turn.Release(1) }, nil
 }
 
 // challenge is what containerd's authorizer looks at in a 401.

@@ -15,7 +15,8 @@
 // exchange, also those of containerd's resolver: the gate (hosts that sent Retry-After), paced (MaxBandwidth), clocked
 // (how long a chunk waits for the network), the watchdog (no progress for 30 s), bounded (what containerd reads to its end:
 // tokens, and manifests whose digest or length is not told), containerd's transport, tuned (HTTP/1.1, so that every chunk
-// has a connection of its own). Around containerd's authorizer: authorizer.
+// has a connection of its own). Around containerd's authorizer: authorizer (one token request
+// at a time, whose failure is that of all who wait for it).
 //
 // Rules that need no configuration:
 //
