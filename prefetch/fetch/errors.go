@@ -204,7 +204,9 @@ func transient(err error) bool {
 	case errors.As(err, &dns):
 		return !dns.IsNotFound
 	}
-	return errors.As(err, &broken) || errors.As(err, &netErr)
+	// The last two come bare from bodies that containerd reads: tokens and manifests.
+	return errors.As(err, &broken) || errors.As(err, &netErr) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, ErrStalled)
 }
 
 // unreachable tells whether no connection came about at all.

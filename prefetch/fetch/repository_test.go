@@ -179,6 +179,33 @@ func TestAFailedTokenRequestIsNotRemembered(t *testing.T) {
 	}
 }
 
+// TestACutReplyIsAskedForAgain where it is containerd that reads it.
+func TestACutReplyIsAskedForAgain(t *testing.T) {
+	manifest := func(r *http.Request, n int) bool { return r.Method == http.MethodGet && prefetchtest.Manifests(r, n) }
+	for name, cut := range map[string]func(*http.Request, int) bool{"a token": tokens, "a manifest": manifest} {
+		t.Run(name, func(t *testing.T) {
+			reg := prefetchtest.NewRegistry(t)
+			img := prefetchtest.Build(t, 14, 50_000)
+			ref := reg.Push(img, "a", "v1")
+			reg.RequireTokens(1000, true)
+			once := prefetchtest.Once(cut)
+			reg.Script(func(r *http.Request, n int, a *prefetchtest.Answer) {
+				a.Header.Del("Docker-Content-Digest")
+				if a.Status == http.StatusOK && once(r, n) {
+					prefetchtest.Cut(5)(a)
+				}
+			})
+			repo := repository(t, prefetchtest.Hosts(reg), ref)
+			if _, err := readAll(t, repo.Sources()[0].Ranged(true, nil), fetch.Chunk{Blob: img.Layers[0], Length: 1000}); err != nil {
+				t.Error(err)
+			}
+			if desc, _, err := repo.Resolve(t.Context()); err != nil || desc.Digest != img.Target.Digest {
+				t.Errorf("%+v, %v", desc, err)
+			}
+		})
+	}
+}
+
 func TestWrongCredentialsSayWhatToDo(t *testing.T) {
 	reg := prefetchtest.NewRegistry(t)
 	ref := reg.Push(prefetchtest.Build(t, 4, 10), "a", "v1")

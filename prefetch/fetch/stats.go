@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"errors"
+	"io"
 	"maps"
 	"net/http"
 	"slices"
@@ -71,7 +72,7 @@ func retryCause(err error) string {
 	case unreachable(err):
 		return "connect"
 	case !errors.As(err, &status):
-		if errors.As(err, &broken) {
+		if errors.As(err, &broken) || errors.Is(err, io.ErrUnexpectedEOF) {
 			return "cut"
 		}
 	case status.Code == http.StatusTooManyRequests:
