@@ -10,8 +10,8 @@
 //     caller, who knows what to do when the digest is wrong in the end.
 //
 // What happens on the way is in decorators of one idea each. Around a chunk, from the outside: retrying (the only place
-// that repeats what failed), limited (how many at once; a slot is held until the body is closed, and by nobody who only
-// waits), rescuing (a slow chunk goes on over another connection), ranged or whole (one request). Around every HTTP
+// that repeats what failed), limited (how many at once, and who is next; a slot is held until the body is closed, and by
+// nobody who only waits), rescuing (a slow chunk goes on over another connection), ranged or whole (one request). Around every HTTP
 // exchange, also those of containerd's resolver: the gate (hosts that sent Retry-After), paced (MaxBandwidth), clocked
 // (how long a chunk waits for the network), the watchdog (no progress for 30 s), bounded (what containerd reads to its end:
 // tokens, and manifests whose digest or length is not told), containerd's transport, tuned (HTTP/1.1, so that every chunk

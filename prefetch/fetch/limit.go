@@ -12,14 +12,14 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// slots gives out the requests that a host may have under way. Images are served in turn; of one image's layers, the one
-// of which the smallest part has come: so they end at about the same time, and not the largest long after the others. It
-// is safe for concurrent use.
+// slots gives out the requests that a host may have under way. Each chunk that waits is a turn of its image, in the order
+// in which they came. A turn is used for that chunk of the image that waits for the layer of which the smallest part has
+// come: so layers end at about the same time, and not the largest long after the others. It is safe for concurrent use.
 type slots struct {
 	mu      sync.Mutex
 	climb   *climb    // guarded by mu
 	taken   int       // guarded by mu
-	waiting []*waiter // guarded by mu
+	waiting []*waiter // in the order of turns, see give; guarded by mu
 }
 
 // waiter waits for a slot.
@@ -74,7 +74,8 @@ func (s *slots) give() {
 			}
 		}
 		close(s.waiting[first].given)
-		s.waiting = slices.Delete(s.waiting, first, first+1)
+		s.waiting[first] = s.waiting[0] // this turn is over: they change places, or the image would have the next one too
+		s.waiting = slices.Delete(s.waiting, 0, 1)
 		s.taken++
 	}
 }
