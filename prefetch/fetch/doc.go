@@ -11,12 +11,12 @@
 //
 // What happens on the way is in decorators of one idea each. Around a chunk, from the outside: retrying (the only place
 // that repeats what failed), limited (how many at once, and who is next; a slot is held until the body is closed, and by
-// nobody who only waits), rescuing (a slow chunk goes on over another connection), ranged or whole (one request). Around every HTTP
-// exchange, also those of containerd's resolver: the gate (hosts that sent Retry-After), paced (MaxBandwidth), clocked
-// (how long a chunk waits for the network), the watchdog (no progress for 30 s), bounded (what containerd reads to its end:
-// tokens, and manifests whose digest or length is not told), containerd's transport, tuned (HTTP/1.1, so that every chunk
-// has a connection of its own). Around containerd's authorizer: authorizer (one token request
-// at a time, whose failure is that of all who wait for it).
+// nobody who only waits), rescuing (a slow chunk goes on over another connection), ranged or whole (one request). Around
+// every HTTP exchange, also those of containerd's resolver: the gate (hosts that sent Retry-After), paced (MaxBandwidth),
+// clocked (how long a chunk waits for the network), the watchdog (no progress for 30 s), bounded (what containerd reads to
+// its end: tokens, and manifests whose digest or length is not told), containerd's transport, tuned (HTTP/1.1, so that
+// every chunk has a connection of its own). Around containerd's authorizer: authorizer (one token request at a time, whose
+// failure is that of all who wait for it).
 //
 // Rules that need no configuration:
 //
@@ -33,7 +33,8 @@
 //	another total size           an error of this host
 //	401                          new token, once more; then an error of this host
 //	429, 503 with Retry-After    nobody asks this host until then, at most 2 min; then once more. Where there is
-//	                             another host, that one is asked at once if it is more than 3 s
+//	                             another host, that one is asked at once if it is more than 3 s, also if it was the
+//	                             target of a redirect that said so
 //	5xx, 408, 429, cut, silent   once more, from the next byte, with growing waits, at most 8 times without progress
 //	anything else                an error of this host
 //

@@ -194,7 +194,7 @@ func transient(err error) bool {
 	)
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, ErrRangeIgnored), errors.Is(err, errRedirect),
-		errors.Is(err, docker.ErrInvalidAuthorization):
+		errors.Is(err, errHeld), errors.Is(err, docker.ErrInvalidAuthorization):
 		return false
 	case errors.As(err, &status):
 		return status.Code >= 500 && status.Code != http.StatusNotImplemented ||

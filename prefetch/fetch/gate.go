@@ -55,12 +55,23 @@ func (c *Client) Throttled() map[string]time.Duration {
 	return out
 }
 
-// wait returns when host may be asked.
+type eagerKey struct{}
+
+// eagerly makes requests that are eager wait no longer than eagerHold, because there is another host.
+func eagerly(ctx context.Context, eager bool) context.Context {
+	return context.WithValue(ctx, eagerKey{}, eager)
+}
+
+// wait returns when host may be asked, or with errHeld if that is too long for a request that is eager.
 func (g *gate) wait(ctx context.Context, host string) error {
+	eager, _ := ctx.Value(eagerKey{}).(bool)
 	for {
 		d := g.left(host)
 		if d <= 0 {
 			return nil
+		}
+		if eager && d > eagerHold {
+			return fmt.Errorf("%w for another %s", errHeld, d.Round(time.Second))
 		}
 		t := time.NewTimer(d)
 		select {
@@ -77,14 +88,6 @@ func (g *gate) left(host string) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return time.Until(g.until[host])
-}
-
-// pass is wait, but does not wait long if eager.
-func (g *gate) pass(ctx context.Context, host string, eager bool) error {
-	if d := g.left(host); eager && d > eagerHold {
-		return fmt.Errorf("%w for another %s", errHeld, d.Round(time.Second))
-	}
-	return g.wait(ctx, host)
 }
 
 func (g *gate) hold(host string, d time.Duration) {

@@ -115,6 +115,33 @@ func TestAHostThatIsHeldIsNotWaitedForWhereThereIsAnother(t *testing.T) {
 	})
 }
 
+// TestTheTargetOfARedirectIsNotWaitedForWhereThereIsAnotherHost: it is not known before that it will be asked.
+func TestTheTargetOfARedirectIsNotWaitedForWhereThereIsAnotherHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		held := heldLink(&asked)
+		c := onLinks(t, Config{}, nil)
+		src := sourceOf(t, c, "a.example.com")
+		src.at.client.Transport = c.wrap(roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			if req.URL.Host == "store.example.com" {
+				return held.RoundTrip(req)
+			}
+			return redirect(req, "https://store.example.com/blob"), nil
+		}))
+		start := time.Now()
+		_, err := src.Ranged(false, nil).FetchRange(t.Context(), part(0))
+		if !errors.Is(err, errHeld) || time.Since(start) > eagerHold || asked != 1 {
+			t.Errorf("%v after %s and %d requests", err, time.Since(start), asked)
+		}
+	})
+}
+
+// redirect is an answer that sends the client to another URL.
+func redirect(req *http.Request, to string) *http.Response {
+	return &http.Response{StatusCode: http.StatusTemporaryRedirect, Header: http.Header{"Location": {to}},
+		Body: http.NoBody, Request: req}
+}
+
 func TestAHostThatIsAlwaysHeldIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0

@@ -127,6 +127,7 @@ type limited struct {
 }
 
 func (l *limited) FetchRange(ctx context.Context, c Chunk) (io.ReadCloser, error) {
+	ctx = eagerly(ctx, l.eager)
 	if err := l.enter(ctx, c); err != nil {
 		return nil, err
 	}
@@ -151,7 +152,7 @@ func (l *limited) FetchRange(ctx context.Context, c Chunk) (io.ReadCloser, error
 // to be left alone.
 func (l *limited) enter(ctx context.Context, c Chunk) error {
 	for {
-		if err := l.gate.pass(ctx, l.host.name, l.eager); err != nil {
+		if err := l.gate.wait(ctx, l.host.name); err != nil {
 			return err
 		}
 		if err := l.host.slots.acquire(ctx, l.source, c); err != nil {

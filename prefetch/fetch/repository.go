@@ -248,8 +248,9 @@ func (r *Repository) Resolve(ctx context.Context) (desc ocispec.Descriptor, host
 		return desc, "", fmt.Errorf("%s: none of the hosts may resolve tags: correct the capabilities in hosts.toml", doing)
 	}
 	err = each(ctx, doing, sources, func(s *Source, patient bool) error {
+		ctx := eagerly(ctx, !patient)
 		return s.policy(patient).do(ctx, s.noted(nil), func() (err error) {
-			if err = s.client.gate.pass(ctx, s.Name(), !patient); err != nil {
+			if err = s.client.gate.wait(ctx, s.Name()); err != nil {
 				return err
 			}
 			desc, err = s.resolve(ctx, r.ref)

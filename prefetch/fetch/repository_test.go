@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/distribution/reference"
@@ -239,6 +241,19 @@ func TestResolveTellsWhichHostAnswered(t *testing.T) {
 	if err != nil || host != second.Host() || desc.Digest != img.Target.Digest || desc.Size != img.Target.Size {
 		t.Errorf("%+v from %s, %v", desc, host, err)
 	}
+}
+
+func TestResolveDoesNotWaitForAHostThatIsHeldWhereThereIsAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		held, other := prefetchtest.NewOfflineRegistry("held.example.com"), prefetchtest.NewOfflineRegistry("other.example.com")
+		held.Script(prefetchtest.On(prefetchtest.Manifests, prefetchtest.Status(http.StatusTooManyRequests, "Retry-After", "60")))
+		other.Push(prefetchtest.Build(t, 15, 10), "a", "v1")
+		start := time.Now()
+		_, host, err := repository(t, prefetchtest.Hosts(held, other), "example.com/a:v1").Resolve(t.Context())
+		if took := time.Since(start); err != nil || host != other.Host() || took > time.Second || len(held.Requests()) != 1 {
+			t.Errorf("%s answered after %s and %d requests to the first, %v", host, took, len(held.Requests()), err)
+		}
+	})
 }
 
 func TestAMirrorThatMayNotResolveIsAskedForBlobsOnly(t *testing.T) {
