@@ -3,6 +3,7 @@ package fetch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/errdefs"
 	"golang.org/x/sync/semaphore"
 )
 
@@ -42,7 +44,12 @@ func (a *authorizer) Authorize(ctx context.Context, req *http.Request) error {
 	return a.inTurn(ctx, func(ctx context.Context) error { return a.authorize(ctx, req) })
 }
 
+// AddResponses answers no 401 of another origin, reached by a redirect: whoever is on the way of one that leads from HTTPS
+// to HTTP on the same host could name a token server of his own, and be sent the login.
 func (a *authorizer) AddResponses(ctx context.Context, responses []*http.Response) error {
+	if last := responses[len(responses)-1].Request; !sameOrigin(last.URL, original(last).URL) {
+		return fmt.Errorf("answer the 401 of %s after a redirect: %w", last.URL.Host, errdefs.ErrNotImplemented)
+	}
 	return a.inTurn(ctx, func(ctx context.Context) error { return a.add(ctx, responses) })
 }
 

@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net/http"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 )
 
 // challenged is an authorizer that was told to ask tokens for its token, and the response that told it.
@@ -82,6 +85,69 @@ func TestATokenServerThatHangsIsAskedOnceForAllWhoWait(t *testing.T) {
 			t.Errorf("who comes later: %q, %v", req.Header.Get("Authorization"), err)
 		}
 	})
+}
+
+// nobody never has credentials; it counts the 401s that it is to answer.
+type nobody struct{ asked int }
+
+func (*nobody) Authorize(context.Context, *http.Request) error { return nil }
+
+func (n *nobody) AddResponses(context.Context, []*http.Response) error {
+	n.asked++
+	return errdefs.ErrNotImplemented
+}
+
+// bothWays asks for a chunk, as we do, and for a tag, as containerd's resolver does.
+func bothWays(t *testing.T, src *Source) []error {
+	t.Helper()
+	named, err := reference.ParseDockerRef(src.Name() + "/a:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, chunkErr := src.Ranged(true, nil).FetchRange(t.Context(), part(0))
+	_, tagErr := src.resolve(t.Context(), named)
+	return []error{chunkErr, tagErr}
+}
+
+func TestOnlyTheRegistrysOwn401IsAnswered(t *testing.T) {
+	for name, tc := range map[string]struct {
+		to    string // where a redirect leads first
+		plain bool   // it speaks no TLS
+		want  bool
+	}{
+		"its own":                           {want: true},
+		"after a fallback to HTTP":          {plain: true, want: true},
+		"on the same host":                  {to: "https://a.example.com/other", want: true},
+		"there after a fallback to HTTP":    {to: "/other", plain: true, want: true},
+		"on the same host without TLS":      {to: "http://a.example.com/other"},
+		"on another port of the same host":  {to: "https://a.example.com:8443/other"},
+		"on another host":                   {to: "https://b.example.com/other"},
+		"there and back":                    {to: "https://b.example.com/back", want: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			src, auth := sourceOf(t, onLinks(t, Config{}, nil), "a.example.com"), &nobody{}
+			src.at.host.Authorizer = newAuthorizer(auth)
+			src.at.client.Transport = docker.NewHTTPFallback(roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				switch {
+				case tc.plain && req.URL.Scheme == "https":
+					return nil, tls.RecordHeaderError{RecordHeader: [5]byte([]byte("HTTP/"))}
+				case req.URL.Path == "/back":
+					return redirect(req, "https://a.example.com/other"), nil
+				case tc.to != "" && req.URL.Path != "/other":
+					return redirect(req, tc.to), nil
+				}
+				return &http.Response{StatusCode: http.StatusUnauthorized, Body: http.NoBody, Request: req}, nil
+			}))
+			for _, err := range bothWays(t, src) {
+				if status := (*StatusError)(nil); !errors.As(err, &status) || status.Code != http.StatusUnauthorized {
+					t.Errorf("%v, want a 401", err)
+				}
+			}
+			if want := map[bool]int{true: 2}[tc.want]; auth.asked != want {
+				t.Errorf("%d were answered, want %d of 2", auth.asked, want)
+			}
+		})
+	}
 }
 
 func TestACancelledTokenRequestIsNoFailureForOthers(t *testing.T) {

@@ -39,7 +39,8 @@
 //	anything else                an error of this host
 //
 // An error of a host means that the next one is asked. If all fail, the error tells what each of them said. A redirect is
-// followed without what was meant for the registry: credentials and the headers of hosts.toml.
+// followed without what was meant for the registry: credentials and the headers of hosts.toml. A 401 behind it is answered
+// only at the registry's own scheme, host and port.
 //
 // A crash leaves nothing: the package keeps nothing outside memory.
 package fetch

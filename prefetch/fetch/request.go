@@ -63,8 +63,7 @@ func (e *endpoint) get(ctx context.Context, desc ocispec.Descriptor, rng string)
 	if err != nil {
 		return nil, err
 	}
-	// A 401 of another host, reached by a redirect, is not ours to answer.
-	if resp.StatusCode == http.StatusUnauthorized && e.host.Authorizer != nil && resp.Request.URL.Host == e.host.Host {
+	if resp.StatusCode == http.StatusUnauthorized && e.host.Authorizer != nil {
 		switch err := e.host.Authorizer.AddResponses(ctx, []*http.Response{resp}); {
 		case err == nil:
 			drain(resp.Body)
@@ -137,6 +136,15 @@ func checkRedirect(host docker.RegistryHost) func(*http.Request, []*http.Request
 		}
 		return nil
 	}
+}
+
+// original is the request that redirects made into req, or req. Where we fell back to HTTP, both have been there: their
+// URLs can be compared.
+func original(req *http.Request) *http.Request {
+	for req.Response != nil && req.Response.Request != nil {
+		req = req.Response.Request
+	}
+	return req
 }
 
 func sameOrigin(a, b *url.URL) bool {
