@@ -150,8 +150,9 @@ func (e *brokenError) Error() string { return e.doing + ": " + e.err.Error() }
 
 func (e *brokenError) Unwrap() error { return e.err }
 
-// clean returns err without what must not be shown. The query of a URL goes, because redirects carry signatures there;
-// errors of containerd's resolver become ours, so that they are read the same way everywhere.
+// clean returns err without what must not be shown. The query of a URL goes, because redirects carry signatures there, and
+// a Location that net/http cannot parse, which it puts into its words (client.go, do, 1.26); errors of containerd's resolver
+// become ours, so that they are read the same way everywhere.
 func clean(err error) error {
 	var status remoteerrors.ErrUnexpectedStatus
 	if errors.As(err, &status) {
@@ -163,7 +164,11 @@ func clean(err error) error {
 	}
 	var u *url.Error
 	if errors.As(err, &u) {
-		return &brokenError{doing: strings.ToUpper(u.Op) + " " + cleanURL(u.URL), err: u.Err}
+		why := u.Err
+		if strings.HasPrefix(why.Error(), "failed to parse Location header") {
+			why = errLocation
+		}
+		return &brokenError{doing: strings.ToUpper(u.Op) + " " + cleanURL(u.URL), err: why}
 	}
 	if errdefs.IsNotFound(err) {
 		return &StatusError{Code: http.StatusNotFound}
@@ -194,7 +199,7 @@ func transient(err error) bool {
 	)
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, ErrRangeIgnored), errors.Is(err, errRedirect),
-		errors.Is(err, errHeld), errors.Is(err, docker.ErrInvalidAuthorization):
+		errors.Is(err, errLocation), errors.Is(err, errHeld), errors.Is(err, docker.ErrInvalidAuthorization):
 		return false
 	case errors.As(err, &status):
 		return status.Code >= 500 && status.Code != http.StatusNotImplemented ||

@@ -136,6 +136,24 @@ func TestTheTargetOfARedirectIsNotWaitedForWhereThereIsAnotherHost(t *testing.T)
 	})
 }
 
+// TestALocationThatIsNoURLIsNotShown because it may be signed. It is asked for once.
+func TestALocationThatIsNoURLIsNotShown(t *testing.T) {
+	asked := 0
+	src := sourceOf(t, onLinks(t, Config{}, nil), "a.example.com")
+	src.at.client.Transport = roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		asked++
+		return redirect(req, "https://store.example.com/%zz?X-Signature=secret"), nil
+	})
+	for _, err := range bothWays(t, src) {
+		if !errors.Is(err, errLocation) || transient(err) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%v, want %v", err, errLocation)
+		}
+	}
+	if asked != 2 {
+		t.Errorf("asked %d times", asked)
+	}
+}
+
 // redirect is an answer that sends the client to another URL.
 func redirect(req *http.Request, to string) *http.Response {
 	return &http.Response{StatusCode: http.StatusTemporaryRedirect, Header: http.Header{"Location": {to}},

@@ -19,6 +19,9 @@ import (
 // errRedirect says that redirects led nowhere.
 var errRedirect = errors.New("stopped after 10 redirects")
 
+// errLocation says that a redirect leads nowhere, without the Location, which may be signed.
+var errLocation = errors.New("the Location of the redirect is no URL")
+
 // maxRedirects is net/http's own bound, which a CheckRedirect replaces.
 const maxRedirects = 10
 
