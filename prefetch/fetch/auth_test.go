@@ -87,6 +87,30 @@ func TestATokenServerThatHangsIsAskedOnceForAllWhoWait(t *testing.T) {
 	})
 }
 
+// TestEntriesOfOneHostShareItsAuthorizer as containerd makes them from one hosts.toml.
+func TestEntriesOfOneHostShareItsAuthorizer(t *testing.T) {
+	shared, own := new(nobody), new(nobody)
+	c := onLinks(t, Config{}, nil)
+	c.cfg.Hosts = func(string) (hosts []docker.RegistryHost, err error) {
+		for _, h := range []docker.RegistryHost{
+			{Host: "a.example.com", Path: "/v2/one", Authorizer: shared}, {Host: "a.example.com", Path: "/v2/two", Authorizer: shared},
+			{Host: "b.example.com", Authorizer: shared}, {Host: "a.example.com", Path: "/v2/three", Authorizer: own},
+			{Host: "c.example.com"},
+		} {
+			h.Capabilities = docker.HostCapabilityPull
+			hosts = append(hosts, h)
+		}
+		return hosts, nil
+	}
+	var got []docker.Authorizer
+	for _, s := range repositoryOf(t, c, "r.example.com").sources {
+		got = append(got, s.at.host.Authorizer)
+	}
+	if got[0] != got[1] || got[0] == got[2] || got[0] == got[3] || got[4] != nil {
+		t.Errorf("authorizers: %+v", got)
+	}
+}
+
 // nobody never has credentials; it counts the 401s that it is to answer.
 type nobody struct{ asked int }
 

@@ -157,6 +157,11 @@ func onLinks(t *testing.T, cfg Config, links map[string]*link) *Client {
 
 func sourceOf(t *testing.T, c *Client, registry string) *Source {
 	t.Helper()
+	return repositoryOf(t, c, registry).Sources()[0]
+}
+
+func repositoryOf(t *testing.T, c *Client, registry string) *Repository {
+	t.Helper()
 	named, err := reference.ParseDockerRef(registry + "/a:v1")
 	if err != nil {
 		t.Fatal(err)
@@ -166,7 +171,7 @@ func sourceOf(t *testing.T, c *Client, registry string) *Source {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.Close)
-	return r.Sources()[0]
+	return r
 }
 
 // part is the k-th chunk of a large blob.

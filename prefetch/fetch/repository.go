@@ -117,6 +117,7 @@ func (c *Client) Repository(ref reference.Named) (*Repository, error) {
 		// A hosts.toml often has its only mirror as server too, so that nothing else is asked.
 		again := slices.ContainsFunc(r.sources, func(s *Source) bool { return s.covers(h) })
 		if h.Capabilities.Has(docker.HostCapabilityPull) && !again {
+			h.Authorizer = r.authorizer(h)
 			r.sources = append(r.sources, c.source(h, ref, scope))
 		}
 	}
@@ -125,6 +126,20 @@ func (c *Client) Repository(ref reference.Named) (*Repository, error) {
 			domain, len(hosts))
 	}
 	return r, nil
+}
+
+// authorizer is the one around that of h. Entries of one host with different paths may share containerd's, and with it the
+// tokens; those of other hosts that share it keep their tokens apart, and need not wait for each other.
+func (r *Repository) authorizer(h docker.RegistryHost) docker.Authorizer {
+	if h.Authorizer == nil {
+		return nil
+	}
+	for _, s := range r.sources {
+		if a, ok := s.at.host.Authorizer.(*authorizer); ok && s.Name() == h.Host && a.next == h.Authorizer {
+			return a
+		}
+	}
+	return newAuthorizer(h.Authorizer)
 }
 
 // source prepares a host. The client is a copy: its transport is the host's own, tuned and wrapped.
@@ -140,9 +155,6 @@ func (c *Client) source(h docker.RegistryHost, ref reference.Named, scope string
 	client.Transport = c.wrap(tuned(own, c.cfg.MaxParallel))
 	client.CheckRedirect = checkRedirect(h)
 	h.Client = client
-	if h.Authorizer != nil {
-		h.Authorizer = newAuthorizer(h.Authorizer)
-	}
 	at := &endpoint{
 		host: h, client: client, namespace: reference.Domain(ref), repository: reference.Path(ref),
 		scope: scope, userAgent: c.cfg.UserAgent,
