@@ -93,8 +93,10 @@ func TestEntriesOfOneHostShareItsAuthorizer(t *testing.T) {
 	c := onLinks(t, Config{}, nil)
 	c.cfg.Hosts = func(string) (hosts []docker.RegistryHost, err error) {
 		for _, h := range []docker.RegistryHost{
-			{Host: "a.example.com", Path: "/v2/one", Authorizer: shared}, {Host: "a.example.com", Path: "/v2/two", Authorizer: shared},
-			{Host: "b.example.com", Authorizer: shared}, {Host: "a.example.com", Path: "/v2/three", Authorizer: own},
+			{Host: "a.example.com", Path: "/v2/one", Authorizer: shared},
+			{Host: "a.example.com", Path: "/v2/two", Authorizer: shared},
+			{Host: "b.example.com", Authorizer: shared},
+			{Host: "a.example.com", Path: "/v2/three", Authorizer: own},
 			{Host: "c.example.com"},
 		} {
 			h.Capabilities = docker.HostCapabilityPull
