@@ -459,22 +459,29 @@ func TestASnapshotWithAnotherParentIsRefused(t *testing.T) {
 	})
 }
 
+// blobPath is where the daemon has a blob.
+func blobPath(d *rig.Containerd, desc ocispec.Descriptor) string {
+	return filepath.Join(d.Root(), "io.containerd.content.v1.content/blobs/sha256", desc.Digest.Encoded())
+}
+
+// damage leaves the first bytes of a blob in its file, as a crash can.
+func damage(t *testing.T, d *rig.Containerd, img *prefetchtest.Image, desc ocispec.Descriptor) {
+	t.Helper()
+	path := blobPath(d, desc)
+	if err := os.RemoveAll(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, img.Blobs[desc.Digest][:1000], 0o444); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestDamagedBlobsAreRepaired puts files of a wrong size where blobs are, with a record and without one.
 func TestDamagedBlobsAreRepaired(t *testing.T) {
 	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
 		s := storeOf(d)(t)
 		way, session := openDirect(t, s, "damaged")
 		img := prefetchtest.Build(t, 37, 10_000, 20_000, 30_000, 40_000, 50_000)
-		blobs := filepath.Join(filepath.Dir(filepath.Dir(filepath.Dir(way.Staging))), "blobs", "sha256")
-		damage := func(desc ocispec.Descriptor) {
-			path := filepath.Join(blobs, desc.Digest.Encoded())
-			if err := os.RemoveAll(path); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(path, img.Blobs[desc.Digest][:1000], 0o444); err != nil {
-				t.Fatal(err)
-			}
-		}
 		write := func(desc ocispec.Descriptor) {
 			w, err := session.Blob(t.Context(), desc, nil)
 			if err != nil {
@@ -490,7 +497,7 @@ func TestDamagedBlobsAreRepaired(t *testing.T) {
 		}
 		img.Adopt(t, way, session, img.Layers[:3]...)
 		for _, l := range img.Layers {
-			damage(l)
+			damage(t, d, img, l)
 			if has, err := session.Has(t.Context(), l); has || err != nil {
 				t.Errorf("Has of a damaged blob says %v, %v", has, err)
 			}
@@ -501,12 +508,12 @@ func TestDamagedBlobsAreRepaired(t *testing.T) {
 		if err := s.Sweep(t.Context(), func(string) bool { return true }); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := os.Stat(filepath.Join(blobs, img.Layers[2].Digest.Encoded())); !errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(blobPath(d, img.Layers[2])); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("Sweep left a damaged file: %v", err)
 		}
 		write(img.Layers[2])
 		for _, l := range img.Layers {
-			got, err := os.ReadFile(filepath.Join(blobs, l.Digest.Encoded()))
+			got, err := os.ReadFile(blobPath(d, l))
 			if has, herr := session.Has(t.Context(), l); err != nil || !has || herr != nil || !bytes.Equal(got, img.Blobs[l.Digest]) {
 				t.Errorf("%s: %v, %v, %v, %d bytes", l.Digest, err, has, herr, len(got))
 			}

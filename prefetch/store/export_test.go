@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/api/services/introspection/v1"
@@ -12,6 +13,24 @@ func (s *Store) SetIdle(d time.Duration) { s.idle = d }
 
 // SetProbeTime changes how old a probe's lease is when the probe is taken to have died.
 func (s *Store) SetProbeTime(d time.Duration) { s.probeTime = d }
+
+// Flicker closes and opens the way for new sessions all the time, as calls of Way might, until stop is called.
+func (s *Store) Flicker() (stop func()) {
+	at, stopped := s.at.Load(), make(chan struct{})
+	var flickers sync.WaitGroup
+	flickers.Go(func() {
+		for {
+			select {
+			case <-stopped:
+				return
+			default:
+				s.at.Store(nil)
+				s.at.Store(at)
+			}
+		}
+	})
+	return func() { close(stopped); flickers.Wait() }
+}
 
 // Back is back.
 func (s *Store) Back(ctx context.Context) error { return s.back(ctx) }

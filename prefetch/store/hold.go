@@ -29,7 +29,7 @@ const holdResume = 16 << 20
 // errUnseen says that containerd did not take a file for the blob, however often it was put there.
 var errUnseen = errors.New("containerd does not see the file")
 
-// errNotDirect says that a method of the direct way was called where it is not open.
+// errNotDirect says that a method of the direct way was called in a session that was opened without it.
 var errNotDirect = errors.New("the direct way is closed")
 
 // blob is the path of a blob's file.
@@ -54,7 +54,7 @@ var _ prefetch.Hold = (*hold)(nil)
 // Hold implements prefetch.DirectSession.
 func (s *session) Hold(ctx context.Context, desc ocispec.Descriptor, waiting func()) (_ prefetch.Hold, err error) {
 	defer away(&err)
-	if s.store.layout() == nil {
+	if s.at == nil {
 		return nil, errNotDirect
 	}
 	ctx, cancel := context.WithCancel(s.in(ctx))
@@ -96,11 +96,7 @@ func (h *hold) complete(ctx context.Context) error {
 func (h *hold) Adopt(ctx context.Context, path string, diffID digest.Digest) (err error) {
 	defer away(&err)
 	defer h.Release()
-	at := h.session.store.layout()
-	if at == nil {
-		return errNotDirect
-	}
-	target, err := at.blob(h.desc.Digest)
+	target, err := h.session.at.blob(h.desc.Digest)
 	if err != nil {
 		return err
 	}
@@ -266,8 +262,8 @@ func syncDir(dir string) error {
 // OpenBlob implements prefetch.DirectSession.
 func (s *session) OpenBlob(ctx context.Context, desc ocispec.Descriptor) (_ io.ReadCloser, err error) {
 	defer away(&err)
-	if at := s.store.layout(); at != nil {
-		path, err := at.blob(desc.Digest)
+	if s.at != nil {
+		path, err := s.at.blob(desc.Digest)
 		if err != nil {
 			return nil, err
 		}

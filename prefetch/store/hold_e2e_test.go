@@ -20,7 +20,7 @@ func TestAFileThatNobodyRegisteredIsTheBlob(t *testing.T) {
 		_, session := openDirect(t, s, "unregistered")
 		img := prefetchtest.Build(t, 46, 100_000)
 		layer := img.Layers[0]
-		path := filepath.Join(d.Root(), "io.containerd.content.v1.content/blobs/sha256", layer.Digest.Encoded())
+		path := blobPath(d, layer)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -55,7 +55,7 @@ func (s *Store) Open(ctx context.Context, key string) (_ prefetch.Session, err e
 			}
 		}
 	}
-	return &session{store: s, key: key, lease: lease, older: older}, nil
+	return &session{store: s, key: key, lease: lease, older: older, at: s.at.Load()}, nil
 }
 
 // Sweep implements prefetch.Store.

@@ -19,19 +19,18 @@ import (
 // from us, who link only what was verified and synced, and are not looked for.
 
 // repair removes the blob's record and file if the file is damaged.
-func (s *Store) repair(ctx context.Context, desc ocispec.Descriptor) error {
-	damaged, err := s.damaged(ctx, desc)
+func (s *Store) repair(ctx context.Context, at *layout, desc ocispec.Descriptor) error {
+	damaged, err := s.damaged(ctx, at, desc)
 	if err != nil || !damaged {
 		return err
 	}
 	s.cfg.Log.Warn("a blob in containerd's content store is damaged, removing it", "digest", desc.Digest)
-	return s.discard(ctx, desc.Digest)
+	return s.discard(ctx, at, desc.Digest)
 }
 
 // damaged tells whether the blob's file has another size than its record says, or if no namespace has a record, than
-// desc says. A manifest may well be wrong about the size of a blob that is in use.
-func (s *Store) damaged(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
-	at := s.layout()
+// desc says. A manifest may well be wrong about the size of a blob that is in use. Without a layout nothing can be seen.
+func (s *Store) damaged(ctx context.Context, at *layout, desc ocispec.Descriptor) (bool, error) {
 	if at == nil {
 		return false, nil
 	}
@@ -87,8 +86,8 @@ func (s *Store) elsewhere(ctx context.Context, d digest.Digest) (bool, error) {
 
 // discard removes a damaged blob. The file goes too: containerd would keep it until its next collection, and with it
 // what is fetched meanwhile would be damaged again (plugins/content/local/writer.go, Commit, 2.4.2).
-func (s *Store) discard(ctx context.Context, d digest.Digest) error {
-	path, err := s.layout().blob(d)
+func (s *Store) discard(ctx context.Context, at *layout, d digest.Digest) error {
+	path, err := at.blob(d)
 	if err != nil {
 		return err
 	}
@@ -103,7 +102,7 @@ func (s *Store) discard(ctx context.Context, d digest.Digest) error {
 
 // repairAll looks at every blob that has a record, and at our own directories.
 func (s *Store) repairAll(ctx context.Context) error {
-	at := s.layout()
+	at := s.at.Load()
 	if at == nil {
 		return nil
 	}
@@ -112,7 +111,7 @@ func (s *Store) repairAll(ctx context.Context) error {
 	}
 	var bad []ocispec.Descriptor
 	err := s.content().Walk(ctx, func(info content.Info) error {
-		damaged, err := s.sizeDiffers(info)
+		damaged, err := at.sizeDiffers(info)
 		if damaged {
 			bad = append(bad, ocispec.Descriptor{Digest: info.Digest, Size: info.Size})
 		}
@@ -123,13 +122,13 @@ func (s *Store) repairAll(ctx context.Context) error {
 	}
 	var errs []error
 	for _, desc := range bad {
-		errs = append(errs, s.repair(ctx, desc)) // looks again
+		errs = append(errs, s.repair(ctx, at, desc)) // looks again
 	}
 	return errors.Join(errs...)
 }
 
-func (s *Store) sizeDiffers(info content.Info) (bool, error) {
-	path, err := s.layout().blob(info.Digest)
+func (l *layout) sizeDiffers(info content.Info) (bool, error) {
+	path, err := l.blob(info.Digest)
 	if err != nil {
 		return false, err
 	}

@@ -38,6 +38,9 @@ type session struct {
 	key   string
 	lease leases.Lease
 	older []leases.Lease // of earlier runs; lease holds what they hold
+	// at is where things are, nil if the direct way was closed when the session was opened. It stays: a later look at the way
+	// that fails must not end direct work under way.
+	at *layout
 }
 
 var _ prefetch.Session = (*session)(nil)
@@ -54,7 +57,7 @@ func (s *session) Has(ctx context.Context, desc ocispec.Descriptor) (_ bool, err
 	if has, err := s.look(ctx, desc); err != nil || !has {
 		return false, err
 	}
-	if damaged, err := s.store.damaged(ctx, desc); err != nil || damaged {
+	if damaged, err := s.store.damaged(ctx, s.at, desc); err != nil || damaged {
 		return false, err
 	}
 	err = s.store.client.LeasesService().AddResource(ctx, s.lease,
@@ -114,7 +117,7 @@ func (s *session) openWriter(ctx context.Context, ref string, desc ocispec.Descr
 	content.Writer, error) {
 	told := false
 	for wait := firstWait; ; wait = min(2*wait, longestWait) {
-		if err := s.store.repair(ctx, desc); err != nil {
+		if err := s.store.repair(ctx, s.at, desc); err != nil {
 			return nil, err
 		}
 		busy, err := s.discardLarge(ctx, ref, resume)

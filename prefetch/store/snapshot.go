@@ -74,7 +74,7 @@ func (s *session) lookForSnapshot(ctx context.Context, chain digest.Digest) (boo
 func (s *session) AddSnapshot(ctx context.Context, layer prefetch.LayerSnapshot,
 	fill func(upper string, lowers []string) error) (err error) {
 	defer away(&err)
-	if s.store.layout() == nil {
+	if s.at == nil {
 		return errNotDirect
 	}
 	ctx = s.in(ctx)

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -73,12 +72,11 @@ type Store struct {
 	cri    runtimeapi.ImageServiceClient
 	idle   time.Duration
 	roots  atomic.Pointer[roots] // as they were last
+	// at is what the last call of Way found, for new sessions; nil where the direct way is closed.
+	at atomic.Pointer[layout]
 	// process tells our probes from those of another process.
 	process   string
 	probeTime time.Duration
-
-	mu sync.Mutex // guards what follows
-	at *layout
 }
 
 var _ prefetch.Store = (*Store)(nil)

@@ -52,14 +52,14 @@ func (s *Store) Way(ctx context.Context) (way prefetch.Way, err error) {
 	at, err := s.direct(ctx, d)
 	var reason closed
 	if errors.As(err, &reason) {
-		s.setLayout(nil)
+		s.at.Store(nil)
 		way.Reason = string(reason)
 		return way, nil
 	}
 	if err != nil {
 		return way, err // it says nothing about the way, and sessions go on
 	}
-	s.setLayout(at)
+	s.at.Store(at)
 	way.Name, way.Staging, way.Trees = prefetch.Direct, at.staging, at.trees
 	return way, nil
 }
@@ -205,18 +205,4 @@ func versionNumbers(version string) (n [3]int, ok bool) {
 		}
 	}
 	return n, true
-}
-
-// setLayout remembers what the last call of Way found, for sessions; nil where the direct way is closed.
-func (s *Store) setLayout(at *layout) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.at = at
-}
-
-// layout is what the last call of Way found, or nil.
-func (s *Store) layout() *layout {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.at
 }

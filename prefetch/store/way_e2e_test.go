@@ -137,6 +137,25 @@ func TestAnotherSnapshotter(t *testing.T) {
 	})
 }
 
+// TestTheWayClosesMeanwhile has calls of Way all the time that find it closed: a session goes on as it was opened, and no
+// sweep minds.
+func TestTheWayClosesMeanwhile(t *testing.T) {
+	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
+		s := storeOf(d)(t).(*store.Store)
+		way, session := openDirect(t, s, "closes")
+		img := prefetchtest.Build(t, 52, 10_000, 20_000, 30_000)
+		img.Adopt(t, way, session, img.Layers...)
+		defer s.Flicker()()
+		for range 20 {
+			damage(t, d, img, img.Layers[0])
+			if err := s.Sweep(t.Context(), func(string) bool { return true }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		bringIn(t, way, session, img, "example.com/closes:v1")
+	})
+}
+
 // TestBlobsOnAnotherMount mounts the directory of blobs again: links do not go from one mount to another, even of the
 // same filesystem.
 func TestBlobsOnAnotherMount(t *testing.T) {
