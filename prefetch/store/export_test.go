@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -46,9 +47,17 @@ func (s *Store) ClosedBy(version string, plugins ...*introspection.Plugin) strin
 	return ""
 }
 
-// IsAway is isAway, Place is place, Directories is directories.
+// IsClosed tells whether an error closes the direct way.
+func IsClosed(err error) bool {
+	var reason closed
+	return errors.As(err, &reason)
+}
+
+// IsAway is isAway, Place is place, Directories is directories, MayLayOut is mayLayOut, ProbeFails is probeFails.
 var (
 	IsAway      = isAway
 	Place       = place
 	Directories = directories
+	MayLayOut   = mayLayOut
+	ProbeFails  = probeFails
 )

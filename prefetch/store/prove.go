@@ -79,7 +79,7 @@ func (s *session) proveContent(ctx context.Context, at *layout) error {
 	desc := ocispec.Descriptor{Digest: digest.FromBytes(data), Size: int64(len(data))}
 	path := filepath.Join(at.staging, "probe-"+desc.Digest.Encoded())
 	if err := os.WriteFile(path, data, 0o600); err != nil {
-		return closedBy("containerd's content root cannot be written from here", err)
+		return probeFails("containerd's content root cannot be written from here", err)
 	}
 	defer os.Remove(path)
 	target, err := at.blob(desc.Digest)
@@ -91,7 +91,7 @@ func (s *session) proveContent(ctx context.Context, at *layout) error {
 	var file *os.LinkError
 	switch {
 	case errors.As(err, &file):
-		return closedBy("files cannot be linked into containerd's content store", err)
+		return probeFails("files cannot be linked into containerd's content store", err)
 	case errors.Is(err, errUnseen):
 		return closedf("%s is not the content root of the containerd at %s", at.content, s.store.cfg.Address)
 	case err != nil:
@@ -111,13 +111,13 @@ func (s *session) proveSnapshots(ctx context.Context, at *layout) error {
 	ctx = s.in(ctx)
 	tree, err := os.MkdirTemp(at.trees, "probe-")
 	if err != nil {
-		return closedBy("the snapshotter's root cannot be written from here", err)
+		return probeFails("the snapshotter's root cannot be written from here", err)
 	}
 	defer os.RemoveAll(tree)
 	const files = 3
 	for i := range files {
 		if err := os.WriteFile(filepath.Join(tree, fmt.Sprint(i)), nil, 0o600); err != nil {
-			return closedBy("the snapshotter's root cannot be written from here", err)
+			return probeFails("the snapshotter's root cannot be written from here", err)
 		}
 	}
 	sn, key := s.store.snapshots(), s.store.activeKey("probe")
@@ -146,7 +146,7 @@ func (s *session) proveSnapshots(ctx context.Context, at *layout) error {
 		return fmt.Errorf("count a snapshot for probing: %w", err)
 	}
 	if err := os.Rename(tree, filepath.Join(upper, "probe")); err != nil {
-		return closedBy("directories cannot be moved into snapshots", err)
+		return probeFails("directories cannot be moved into snapshots", err)
 	}
 	after, err := sn.Usage(ctx, key)
 	if err != nil {
@@ -169,6 +169,15 @@ func closedBy(what string, err error) error {
 	return closedf("%s: %v", what, err)
 }
 
+// probeFails is closedBy for what is done with a probe's own files. If they are gone, somebody who cleans up has taken them,
+// as another process's sweep may. That says nothing about the way.
+func probeFails(what string, err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return closedBy(what, err)
+}
+
 // checkNamespace closes the way in a user namespace, where owners of files are not what they seem.
 func checkNamespace() error {
 	data, err := os.ReadFile("/proc/self/uid_map")
@@ -185,7 +194,7 @@ func checkNamespace() error {
 func mayLayOut(dir string) error {
 	probe, err := os.MkdirTemp(dir, "probe-")
 	if err != nil {
-		return closedBy("containerd's directory cannot be written from here", err)
+		return probeFails("containerd's directory cannot be written from here", err)
 	}
 	defer os.RemoveAll(probe)
 	for what, err := range map[string]error{
@@ -194,7 +203,7 @@ func mayLayOut(dir string) error {
 		"make whiteouts of overlayfs": unix.Mknod(filepath.Join(probe, "whiteout"), unix.S_IFCHR, 0),
 	} {
 		if err != nil {
-			return closedBy("hotplate may not "+what, err)
+			return probeFails("hotplate may not "+what, err)
 		}
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 	rpc "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -53,6 +54,17 @@ func TestWhatClosesTheDirectWay(t *testing.T) {
 	} {
 		if got := s.ClosedBy(tc.version, tc.plugins...); !strings.Contains(got, tc.want) || (tc.want == "") != (got == "") {
 			t.Errorf("%s: %q, want %q", tc.version, got, tc.want)
+		}
+	}
+}
+
+func TestAProbeThatIsGoneClosesNothing(t *testing.T) {
+	if err := store.MayLayOut(filepath.Join(t.TempDir(), "gone")); err == nil || store.IsClosed(err) {
+		t.Errorf("its directory is gone: %v", err)
+	}
+	for cause, want := range map[error]bool{unix.ENOENT: false, unix.ENOSPC: false, unix.EXDEV: true, unix.EROFS: true} {
+		if err := store.ProbeFails("link", &os.LinkError{Op: "link", Err: cause}); store.IsClosed(err) != want {
+			t.Errorf("%v: closed is %v, want %v", cause, !want, want)
 		}
 	}
 }
