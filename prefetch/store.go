@@ -60,7 +60,8 @@ type Way struct {
 	// Reason says why the direct way is closed; empty if it is open.
 	Reason string
 	// Staging is an existing directory for partial blobs, on the content store's filesystem. Trees is one on the
-	// snapshotter's, in which layers are laid out. Both are ours alone, and empty unless the way is Direct.
+	// snapshotter's, in which layers are laid out. Both are ours alone. Where the way is closed, they are where leftovers
+	// of the time may be when it was open, and empty if there is no such directory: only Name says whether it is open.
 	Staging, Trees string
 	// Discards tells whether the daemon is set to discard the blobs of unpacked layers. DiscardsKnown is false where
 	// the daemon does not say.

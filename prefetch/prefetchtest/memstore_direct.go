@@ -3,6 +3,7 @@ package prefetchtest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -23,13 +24,14 @@ func (s *MemStore) Way(context.Context) (way prefetch.Way, err error) {
 		return way, err
 	}
 	way = prefetch.Way{Name: prefetch.API, Reason: s.Closed, Discards: s.Discards, DiscardsKnown: s.DiscardsKnown}
-	if !s.Direct {
-		return way, nil
+	way.Staging, way.Trees = s.path("staging"), s.path("trees")
+	if s.Direct {
+		way.Name, way.Reason = prefetch.Direct, ""
+		return way, errors.Join(os.MkdirAll(way.Staging, 0o700), os.MkdirAll(way.Trees, 0o700))
 	}
-	way.Name, way.Reason, way.Staging, way.Trees = prefetch.Direct, "", s.path("staging"), s.path("trees")
-	for _, dir := range []string{way.Staging, way.Trees} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return way, err
+	for _, dir := range []*string{&way.Staging, &way.Trees} {
+		if _, err := os.Stat(*dir); err != nil {
+			*dir = "" // it was never open
 		}
 	}
 	return way, nil

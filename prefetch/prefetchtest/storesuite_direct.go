@@ -47,6 +47,26 @@ func TestDirectStore(t *testing.T, newStore func(testing.TB) prefetch.Store) {
 	}
 }
 
+// TestClosedWay shows that a store still names the directories of the direct way when that has closed, and only then.
+// newStore returns one whose way is direct or not, with the same owner and the same directories each time.
+func TestClosedWay(t *testing.T, newStore func(direct bool) prefetch.Store) {
+	look := func(direct bool) prefetch.Way {
+		t.Helper()
+		way, err := newStore(direct).Way(t.Context())
+		if err != nil || (way.Name == prefetch.Direct) != direct {
+			t.Fatalf("direct is to be %v: %+v, %v", direct, way, err)
+		}
+		return way
+	}
+	if way := look(false); way.Staging != "" || way.Trees != "" {
+		t.Errorf("before it was open: %+v", way)
+	}
+	open := look(true)
+	if way := look(false); way.Staging != open.Staging || way.Trees != open.Trees {
+		t.Errorf("when it has closed: %+v, want the directories of %+v", way, open)
+	}
+}
+
 type directTest struct {
 	storeTest
 	way prefetch.Way

@@ -12,8 +12,8 @@ import (
 // SetIdle changes how long a large partial layer is taken for someone else's.
 func (s *Store) SetIdle(d time.Duration) { s.idle = d }
 
-// SetProbeTime changes how old a probe's lease is when the probe is taken to have died.
-func (s *Store) SetProbeTime(d time.Duration) { s.probeTime = d }
+// SetProbeTime changes how old a probe's lease and files are when the probe is taken to have died.
+func (s *Store) SetProbeTime(d time.Duration) { s.probeTime, s.probeLife = d, d }
 
 // Flicker closes and opens the way for new sessions all the time, as calls of Way might, until stop is called.
 func (s *Store) Flicker() (stop func()) {

@@ -66,7 +66,7 @@ func (s *Store) Sweep(ctx context.Context, keep func(key string) bool) (err erro
 	if err != nil {
 		return err
 	}
-	errs := []error{s.dropProbes(ctx, 0), s.repairAll(ctx), s.sweepArtifacts(ctx, keep),
+	errs := []error{s.dropProbes(ctx, 0), s.removeProbes(ctx), s.repairAll(ctx), s.sweepArtifacts(ctx, keep),
 		s.removeHalfMade(ctx, func(key string) bool { return !keep(key) })}
 	for _, l := range all {
 		if !keep(l.Labels[leaseImage]) {

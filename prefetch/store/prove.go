@@ -209,16 +209,24 @@ func mayLayOut(dir string) error {
 	return nil
 }
 
-// removeProbes removes what probes and replacements that died have left in our directories. A link that is made changes
-// the file's status, so that its time is that of the link.
-func (l *layout) removeProbes() error {
+// removeProbes removes what probes and replacements that died have left in our directories, whether the way is open now or
+// not. A link that is made changes the file's status, so that its time is that of the link.
+func (s *Store) removeProbes(ctx context.Context) error {
+	d, err := s.introspect(ctx)
+	if err != nil {
+		return err
+	}
+	staging, trees := s.ours(d)
 	var errs []error
-	for _, pattern := range []string{l.staging + "/probe-*", l.staging + "/link-*", l.trees + "/probe-*"} {
-		paths, err := filepath.Glob(pattern)
+	for _, left := range []struct{ dir, names string }{{staging, "probe-*"}, {staging, "link-*"}, {trees, "probe-*"}} {
+		if left.dir == "" {
+			continue // or the pattern would be one of the root directory
+		}
+		paths, err := filepath.Glob(filepath.Join(left.dir, left.names))
 		errs = append(errs, err)
 		for _, path := range paths {
 			var st unix.Stat_t
-			if unix.Lstat(path, &st) == nil && time.Since(time.Unix(st.Ctim.Unix())) > probeLife {
+			if unix.Lstat(path, &st) == nil && time.Since(time.Unix(st.Ctim.Unix())) > s.probeLife {
 				errs = append(errs, os.RemoveAll(path))
 			}
 		}

@@ -100,14 +100,11 @@ func (s *Store) discard(ctx context.Context, at *layout, d digest.Digest) error 
 	return nil
 }
 
-// repairAll looks at every blob that has a record, and at our own directories.
+// repairAll looks at every blob that has a record.
 func (s *Store) repairAll(ctx context.Context) error {
 	at := s.at.Load()
 	if at == nil {
 		return nil
-	}
-	if err := at.removeProbes(); err != nil {
-		return err
 	}
 	var bad []ocispec.Descriptor
 	err := s.content().Walk(ctx, func(info content.Info) error {

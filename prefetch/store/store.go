@@ -74,9 +74,9 @@ type Store struct {
 	roots  atomic.Pointer[roots] // as they were last
 	// at is what the last call of Way found, for new sessions; nil where the direct way is closed.
 	at atomic.Pointer[layout]
-	// process tells our probes from those of another process.
-	process   string
-	probeTime time.Duration
+	// process tells our probes from those of another process. The times are the constants.
+	process              string
+	probeTime, probeLife time.Duration
 }
 
 var _ prefetch.Store = (*Store)(nil)
@@ -107,7 +107,7 @@ func New(cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("connect to containerd at %s: its client has no gRPC connection", cfg.Address)
 	}
 	return &Store{cfg: cfg, client: client, conn: conn, cri: runtimeapi.NewImageServiceClient(conn), idle: idle,
-		process: rand.Text(), probeTime: probeTime}, nil
+		process: rand.Text(), probeTime: probeTime, probeLife: probeLife}, nil
 }
 
 // Close ends the connection.

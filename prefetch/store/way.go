@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -51,17 +52,38 @@ func (s *Store) Way(ctx context.Context) (way prefetch.Way, err error) {
 	}
 	at, err := s.direct(ctx, d)
 	var reason closed
-	if errors.As(err, &reason) {
-		s.at.Store(nil)
-		way.Reason = string(reason)
-		return way, nil
-	}
-	if err != nil {
-		return way, err // it says nothing about the way, and sessions go on
+	switch {
+	case err == nil:
+		way.Name, way.Staging, way.Trees = prefetch.Direct, at.staging, at.trees
+	case errors.As(err, &reason):
+		staging, trees := s.ours(d)
+		way.Reason, way.Staging, way.Trees = string(reason), existing(staging), existing(trees)
+	default:
+		return way, err // it says nothing about the way
 	}
 	s.at.Store(at)
-	way.Name, way.Staging, way.Trees = prefetch.Direct, at.staging, at.trees
 	return way, nil
+}
+
+// ours are our directories below the roots of containerd's content store and overlayfs, empty where it names no root.
+func (s *Store) ours(d daemon) (staging, trees string) {
+	below := func(kind, id, name string) string {
+		exports, _ := d.plugin(kind, id) // what is not there has no root
+		if exports["root"] == "" {
+			return ""
+		}
+		return filepath.Join(exports["root"], "hotplate", s.cfg.Owner, name)
+	}
+	return below(string(plugins.ContentPlugin), "content", "staging"),
+		below(string(plugins.SnapshotPlugin), DefaultSnapshotter, "trees")
+}
+
+// existing is dir, or empty if it is no directory.
+func existing(dir string) string {
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return ""
+	}
+	return dir
 }
 
 // direct returns the layout if the direct way is open, or an error that is closed.
@@ -164,11 +186,8 @@ func (s *Store) layoutOf(d daemon) (*layout, error) {
 	if content["root"] == "" || overlay["root"] == "" {
 		return nil, closedf("containerd does not say where it keeps content and snapshots")
 	}
-	return &layout{
-		content: content["root"], snapshots: overlay["root"],
-		staging: filepath.Join(content["root"], "hotplate", s.cfg.Owner, "staging"),
-		trees:   filepath.Join(overlay["root"], "hotplate", s.cfg.Owner, "trees"),
-	}, nil
+	staging, trees := s.ours(d)
+	return &layout{content: content["root"], snapshots: overlay["root"], staging: staging, trees: trees}, nil
 }
 
 // discards asks whether the daemon discards the blobs of layers that it has unpacked: 2.4 exports it, 1.x shows its

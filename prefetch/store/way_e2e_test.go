@@ -3,6 +3,7 @@
 package store_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -90,7 +91,7 @@ func TestWhetherTheDaemonDiscards(t *testing.T) {
 func checkClosed(t *testing.T, s prefetch.Store, reason string) {
 	t.Helper()
 	way, err := s.Way(t.Context())
-	if err != nil || way.Name != prefetch.API || !strings.Contains(way.Reason, reason) || way.Staging != "" || way.Trees != "" {
+	if err != nil || way.Name != prefetch.API || !strings.Contains(way.Reason, reason) {
 		t.Errorf("%+v, %v; want it closed because of %q", way, err, reason)
 	}
 }
@@ -126,14 +127,40 @@ func TestCRIHasAnotherSnapshotter(t *testing.T) {
 	}
 }
 
+// TestAnotherSnapshotter also has what the direct way leaves that was open before.
 func TestAnotherSnapshotter(t *testing.T) {
 	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
-		s, err := store.New(store.Config{Address: d.Address(), Log: prefetchtest.Logger(t), Snapshotter: "native"})
+		s, err := store.New(store.Config{
+			Address: d.Address(), Log: prefetchtest.Logger(t), Owner: "test", Snapshotter: "native",
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer s.Close()
 		checkClosed(t, s, "the snapshotter is native")
+		open := storeOf(d)(t)
+		prefetchtest.TestClosedWay(t, func(direct bool) prefetch.Store {
+			if direct {
+				return open
+			}
+			return s
+		})
+		way, err := s.Way(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.SetProbeTime(0)
+		for _, left := range []string{way.Staging + "/probe-1", way.Staging + "/link-1", way.Trees + "/probe-1"} {
+			if err := os.WriteFile(left, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Sweep(t.Context(), func(string) bool { return true }); err != nil {
+				t.Error(err)
+			}
+			if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("%s is left: %v", left, err)
+			}
+		}
 	})
 }
 
