@@ -9,9 +9,6 @@ import (
 	"github.com/containerd/containerd/api/services/introspection/v1"
 )
 
-// SetIdle changes how long a large partial layer is taken for someone else's.
-func (s *Store) SetIdle(d time.Duration) { s.idle = d }
-
 // SetProbeTime changes how old a probe's lease and files are when the probe is taken to have died.
 func (s *Store) SetProbeTime(d time.Duration) { s.probeTime, s.probeLife = d, d }
 

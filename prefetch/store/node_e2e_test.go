@@ -4,6 +4,7 @@ package store_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/google/go-cmp/cmp"
 
@@ -287,18 +289,29 @@ func TestAPinOfSomeoneElseIsLeft(t *testing.T) {
 	})
 }
 
+// openLarge opens a session of a store that continues layers of up to 1000 bytes.
+func openLarge(t *testing.T, d *rig.Containerd) prefetch.Session {
+	t.Helper()
+	s, err := store.New(store.Config{Address: d.Address(), Log: prefetchtest.Logger(t), MaxResume: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	session, err := s.Open(t.Context(), "large")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := session.Close(context.WithoutCancel(t.Context()), false); err != nil {
+			t.Errorf("close the session: %v", err)
+		}
+	})
+	return session
+}
+
 func TestALargePartialLayerIsFetchedAnew(t *testing.T) {
 	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
-		s, err := store.New(store.Config{Address: d.Address(), Log: prefetchtest.Logger(t), MaxResume: 1000})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer s.Close()
-		layer := prefetchtest.Build(t, 6, 100_000).Layers[0]
-		session, err := s.Open(t.Context(), "large")
-		if err != nil {
-			t.Fatal(err)
-		}
+		session, layer := openLarge(t, d), prefetchtest.Build(t, 6, 100_000).Layers[0]
 		open := func() int64 {
 			t.Helper()
 			w, err := session.Blob(t.Context(), layer, nil)
@@ -312,23 +325,77 @@ func TestALargePartialLayerIsFetchedAnew(t *testing.T) {
 			}
 			return offset
 		}
-		s.SetIdle(time.Hour)
 		if first, second := open(), open(); first != 0 || second != 700 {
 			t.Errorf("a small one was opened at %d and %d", first, second)
 		}
-		// Now it is too large, and so fresh that someone may be writing it.
-		ctx, cancel := context.WithCancel(t.Context())
-		if _, err := session.Blob(ctx, layer, cancel); err == nil {
-			t.Error("a fresh large one was opened")
-		}
-		s.SetIdle(0)
 		if got := open(); got != 0 {
 			t.Errorf("a large one was opened at %d", got)
 		}
-		if err := session.Close(t.Context(), false); err != nil {
+	})
+}
+
+// TestALargePartialLayerOfAnotherPullIsLeft has one that a pull has open and has written nothing to for an hour: its
+// registry stalls, or containerd hashes what was there.
+func TestALargePartialLayerOfAnotherPullIsLeft(t *testing.T) {
+	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
+		session, img, ingests := openLarge(t, d), prefetchtest.Build(t, 53, 100_000), connect(t, d).ContentStore()
+		layer, ctx := img.Layers[0], inK8s(t)
+		ref := remotes.MakeRefKey(ctx, layer)
+		w, err := ingests.Writer(ctx, content.WithRef(ref), content.WithDescriptor(layer))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close()
+		if _, err := w.Write(img.Blobs[layer.Digest][:50_000]); err != nil {
+			t.Fatal(err)
+		}
+		age(t, filepath.Join(d.Root(), "io.containerd.content.v1.content/ingest"), time.Hour)
+		if st, err := ingests.Status(ctx, ref); err != nil || time.Since(st.UpdatedAt) < time.Hour {
+			t.Fatalf("%+v, %v; want it old", st, err)
+		}
+		waiting, opened := make(chan struct{}), make(chan error, 1)
+		go func() {
+			_, err := session.Blob(t.Context(), layer, func() { close(waiting) })
+			opened <- err
+		}()
+		select {
+		case <-waiting:
+		case err := <-opened:
+			t.Fatalf("it was not waited for: %v", err)
+		}
+		if _, err := w.Write(img.Blobs[layer.Digest][50_000:]); err != nil {
 			t.Error(err)
 		}
+		if err := w.Commit(ctx, layer.Size, layer.Digest); err != nil {
+			t.Errorf("the other pull: %v", err)
+		}
+		if err := <-opened; !errors.Is(err, prefetch.ErrPresent) {
+			t.Errorf("%v, want ErrPresent", err)
+		}
 	})
+}
+
+// age makes ingests look as if nothing had been written to them for so long.
+func age(t *testing.T, ingests string, by time.Duration) {
+	t.Helper()
+	then := time.Now().Add(-by)
+	text, err := then.MarshalText()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dirs, err := os.ReadDir(ingests)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range dirs {
+		path := filepath.Join(ingests, dir.Name())
+		if err := os.Chtimes(filepath.Join(path, "data"), then, then); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(path, "updatedat"), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // TestARestartOfContainerdIsAPause kills the daemon in the middle of a layer. What is staged is not fetched again.

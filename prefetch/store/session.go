@@ -22,10 +22,6 @@ import (
 	"github.com/hotplate-dev/hotplate/prefetch"
 )
 
-// idle is how long nothing may have been written to a large partial ingest before it is thrown away: it may be the
-// kubelet's, and containerd does not protect it from being aborted while it is written.
-const idle = time.Minute
-
 // How the writer of someone else is waited for, as containerd itself does (core/content/helpers.go, OpenWriter, 2.4.2).
 const (
 	firstWait   = 20 * time.Millisecond
@@ -150,7 +146,10 @@ func isLocked(err error) bool {
 	return errdefs.IsUnavailable(err) && strings.Contains(err.Error(), "locked")
 }
 
-// discardLarge throws a partial ingest of more than limit bytes away, which is too large to be continued. It tells whether someone is writing it.
+// discardLarge throws a partial ingest of more than limit bytes away, which is too large to be continued. It tells whether
+// someone has it open: containerd would let it be aborted under the kubelet's hands. So it is opened first, which locks it.
+// With a size that is not the one it was begun with, containerd does not read what is there of it
+// (plugins/content/local/store.go, resumeStatus, 2.4.2, and the same in 1.6 and 1.7).
 func (s *session) discardLarge(ctx context.Context, ref string, limit int64) (busy bool, err error) {
 	st, err := s.store.content().Status(ctx, ref)
 	switch {
@@ -160,9 +159,18 @@ func (s *session) discardLarge(ctx context.Context, ref string, limit int64) (bu
 		return false, fmt.Errorf("look at ingest %s: %w", ref, err)
 	case st.Offset <= limit:
 		return false, nil
-	case time.Since(st.UpdatedAt) < s.store.idle:
-		return true, nil
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	other := ocispec.Descriptor{Size: st.Total + 1}
+	w, err := s.store.content().Writer(ctx, content.WithRef(ref), content.WithDescriptor(other))
+	switch {
+	case isLocked(err):
+		return true, nil
+	case err != nil:
+		return false, fmt.Errorf("open ingest %s to throw it away: %w", ref, err)
+	}
+	defer w.Close()
 	s.store.cfg.Log.Info("partial layer is too large to be continued without stalling containerd, fetching it anew",
 		"ref", ref, "bytes", st.Offset)
 	return false, s.store.abort(ctx, ref)

@@ -70,7 +70,6 @@ type Store struct {
 	client *containerd.Client
 	conn   grpc.ClientConnInterface
 	cri    runtimeapi.ImageServiceClient
-	idle   time.Duration
 	roots  atomic.Pointer[roots] // as they were last
 	// at is what the last call of Way found, for new sessions; nil where the direct way is closed.
 	at atomic.Pointer[layout]
@@ -106,7 +105,7 @@ func New(cfg Config) (*Store, error) {
 		client.Close()
 		return nil, fmt.Errorf("connect to containerd at %s: its client has no gRPC connection", cfg.Address)
 	}
-	return &Store{cfg: cfg, client: client, conn: conn, cri: runtimeapi.NewImageServiceClient(conn), idle: idle,
+	return &Store{cfg: cfg, client: client, conn: conn, cri: runtimeapi.NewImageServiceClient(conn),
 		process: rand.Text(), probeTime: probeTime, probeLife: probeLife}, nil
 }
 
