@@ -25,6 +25,8 @@ import (
 // (core/metadata/gc.go, labelGCRoot, 2.4.2), and ours, which say who wants it.
 const (
 	rootLabel = "containerd.io/gc.root"
+	// rootOurs is what its value begins with where we have set it. Others' have a time or anything, and are left as they are.
+	rootOurs = "hotplate "
 	// With owner and key behind it; its value is the manifest and the names.
 	keepLabel = "hotplate.dev/artifact."
 	// With the owner behind it; its value is the manifest and the bytes that the pin keeps.
@@ -37,6 +39,7 @@ type artifact struct {
 	keeps   []keep
 	pin     *prefetch.Pin
 	foreign bool // another owner has labels on it, too
+	root    bool // containerd's label is hotplate's
 }
 
 // keep is what one wanted image says of an artifact.
@@ -64,7 +67,7 @@ func (s *Store) artifacts(ctx context.Context) (list []artifact, err error) {
 }
 
 func (s *Store) parseArtifact(info content.Info) artifact {
-	a := artifact{target: info.Digest}
+	a := artifact{target: info.Digest, root: strings.HasPrefix(info.Labels[rootLabel], rootOurs)}
 	for label, value := range info.Labels {
 		words := strings.Fields(value)
 		key, ours := strings.CutPrefix(label, s.keepLabel(""))
@@ -114,7 +117,7 @@ func (s *Store) label(ctx context.Context, d digest.Digest, with map[string]stri
 	return nil
 }
 
-// letGo takes those of our labels off that which chooses, and with the last of anyone's, containerd's.
+// letGo takes those of our labels off that which chooses, and with the last of anyone's, containerd's if we have set it.
 func (s *Store) letGo(ctx context.Context, a artifact, pin bool, which func(key string) bool) error {
 	off, left := make(map[string]string), a.foreign
 	for _, k := range a.keeps {
@@ -130,7 +133,7 @@ func (s *Store) letGo(ctx context.Context, a artifact, pin bool, which func(key 
 	if len(off) == 0 {
 		return nil
 	}
-	if left = left || a.pin != nil && !pin; !left {
+	if left = left || a.pin != nil && !pin; !left && a.root {
 		off[rootLabel] = ""
 	}
 	if err := s.label(ctx, a.target, off); err != nil && !errdefs.IsNotFound(err) {
@@ -154,10 +157,15 @@ func (s *session) Keep(ctx context.Context, names []string, target ocispec.Descr
 			}
 		}
 	}
-	return s.store.label(ctx, target.Digest, map[string]string{
-		rootLabel:                time.Now().UTC().Format(time.RFC3339),
-		s.store.keepLabel(s.key): strings.Join(append([]string{manifest.String()}, names...), " "),
-	})
+	info, err := s.store.content().Info(ctx, target.Digest)
+	if err != nil {
+		return fmt.Errorf("look for the labels of %s: %w", target.Digest, err)
+	}
+	with := map[string]string{s.store.keepLabel(s.key): strings.Join(append([]string{manifest.String()}, names...), " ")}
+	if root := info.Labels[rootLabel]; root == "" || strings.HasPrefix(root, rootOurs) {
+		with[rootLabel] = rootOurs + time.Now().UTC().Format(time.RFC3339)
+	}
+	return s.store.label(ctx, target.Digest, with)
 }
 
 // sweepArtifacts lets go of those that nobody wants any more. What is pinned is Unpin's.

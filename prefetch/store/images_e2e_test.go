@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -97,6 +98,47 @@ func TestAnImageWithAForeignPinIsNotRemoved(t *testing.T) {
 		pin("")
 		if err := s.Remove(t.Context(), img.Config.Digest); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// TestAnArtifactsForeignRootStays has somebody else's label for the garbage collector on it, or none.
+func TestAnArtifactsForeignRootStays(t *testing.T) {
+	const label = "containerd.io/gc.root"
+	forEachLine(t, func(t *testing.T, d *rig.Containerd) {
+		s, blobs := storeOf(d)(t), connect(t, d).ContentStore()
+		way, holder := openDirect(t, s, "holder")
+		img := prefetchtest.BuildArtifact(t, 54)
+		img.Adopt(t, way, holder, img.Config, img.Manifest)
+		for _, before := range []string{"", "2024-02-29T12:00:00Z"} {
+			info := content.Info{Digest: img.Manifest.Digest, Labels: map[string]string{label: before}}
+			if _, err := blobs.Update(inK8s(t), info, "labels."+label); err != nil {
+				t.Fatal(err)
+			}
+			session, err := s.Open(t.Context(), "artifact")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				err := session.Keep(t.Context(), []string{"example.com/weights:v1"}, img.Manifest, img.Manifest.Digest)
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			kept, err := blobs.Info(inK8s(t), img.Manifest.Digest)
+			if got := kept.Labels[label]; err != nil || got == "" || before != "" && got != before {
+				t.Errorf("kept: %q, %v; before it was %q", got, err, before)
+			}
+			if err := session.Close(t.Context(), false); err != nil {
+				t.Error(err)
+			}
+			if err := s.Sweep(t.Context(), func(key string) bool { return key == "holder" }); err != nil {
+				t.Fatal(err)
+			}
+			swept, err := blobs.Info(inK8s(t), img.Manifest.Digest)
+			if got := swept.Labels[label]; err != nil || got != before {
+				t.Errorf("swept: %q, %v; before it was %q", got, err, before)
+			}
 		}
 	})
 }
