@@ -56,7 +56,7 @@
 // directory, where layers are kept: the chunks that have come, with the state of their hash (package staging), and a note
 // which blobs the image wants. In the directory for trees: layers that were being laid out. The next Ensure of the
 // same image takes over blobs, snapshots and chunks, and lays out anew. Sweep removes trees, and what is no longer wanted of
-// the rest; leases go by themselves after two days. No image record before step 8; between 8 and 9 an image that is not
+// the rest; leases go by themselves after two weeks. No image record before step 8; between 8 and 9 an image that is not
 // pinned yet, which the next Ensure pins. A failure or a cancelled context leaves the same, without the trees. Blobs are durable,
 // what is unpacked is not: after a power loss the files of snapshots that were just committed may be empty.
 //

@@ -4,7 +4,7 @@
 //  1. Way finds out which way layers get in. The direct one is open if containerd, overlayfs and a shared content store say
 //     by introspection where they are, and then show it: a file that we link into the content store is taken for a
 //     blob, and files that we move into a snapshot are counted.
-//  2. Open makes a content lease for the image, labelled with owner and image, which expires by itself after two days.
+//  2. Open makes a content lease for the image, labelled with owner and image, which expires by itself after two weeks.
 //     It takes over what leases of earlier runs hold.
 //  3. Blob opens an ingest under the name that containerd's own pulls use. Whoever has it open is waited for; what is
 //     there of it is continued, up to 1 GiB. The bytes go through the content API, which hashes them. Content with the
@@ -25,7 +25,7 @@
 //
 // A crash leaves the lease with what it holds: complete blobs, partial ingests, snapshots. The next run for the same
 // image takes them over and removes a snapshot that was being filled; Sweep removes those of images that are no longer
-// wanted, and after two days containerd does. Before step 6 no image record exists; between 6 and 7 an image exists
+// wanted, and after two weeks containerd does. Before step 6 no image record exists; between 6 and 7 an image exists
 // that is not pinned yet. A crash within Adopt leaves a file where the blob is that no record knows: right, since it was
 // verified and synced before, and adopted by the next pull of anyone, or taken by containerd's next collection. One within
 // Way leaves a blob of some bytes and a snapshot of some files, under a lease of a minute that Sweep and the next Way take

@@ -21,8 +21,9 @@ const (
 	probeProcess = "hotplate.dev/process"
 )
 
-// leaseLife is how long unfinished work is kept when nobody comes back to it.
-const leaseLife = 48 * time.Hour
+// leaseLife is how long unfinished work is kept when nobody comes back to it and no Sweep or Release ends it before. A lease
+// cannot be prolonged, so a pull that takes longer could never end.
+const leaseLife = 14 * 24 * time.Hour
 
 // Open implements prefetch.Store. A lease cannot be prolonged, so every session has a new one, which takes over what
 // earlier ones of the same image hold; those are deleted at Close.
