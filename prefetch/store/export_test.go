@@ -50,11 +50,13 @@ func IsClosed(err error) bool {
 	return errors.As(err, &reason)
 }
 
-// IsAway is isAway, Place is place, Directories is directories, MayLayOut is mayLayOut, ProbeFails is probeFails.
+// IsAway is isAway, Place is place, Directories is directories, MayLayOut is mayLayOut, ProbeFails is probeFails,
+// TakeOver is takeOver.
 var (
 	IsAway      = isAway
 	Place       = place
 	Directories = directories
 	MayLayOut   = mayLayOut
 	ProbeFails  = probeFails
+	TakeOver    = takeOver
 )

@@ -45,18 +45,30 @@ func (s *Store) Open(ctx context.Context, key string) (_ prefetch.Session, err e
 	if err != nil {
 		return nil, fmt.Errorf("create content lease: %w", err)
 	}
+	if err := takeOver(ctx, manager, lease, older); err != nil {
+		s.clean(ctx, "a content lease", func(ctx context.Context) error { return s.drop(ctx, lease) })
+		return nil, err
+	}
+	return &session{store: s, key: key, lease: lease, older: older, at: s.at.Load()}, nil
+}
+
+// takeOver lets a lease hold what earlier ones hold. Those are deleted afterwards, so that it must hold all of it.
+func takeOver(ctx context.Context, manager leases.Manager, lease leases.Lease, older []leases.Lease) error {
 	for _, old := range older {
 		held, err := manager.ListResources(ctx, old)
-		if err != nil {
+		if errdefs.IsNotFound(err) {
 			continue // it has expired meanwhile
 		}
+		if err != nil {
+			return fmt.Errorf("list what content lease %s holds: %w", old.ID, err)
+		}
 		for _, res := range held {
-			if err := manager.AddResource(ctx, lease, res); err != nil {
-				s.cfg.Log.Debug("resource of an earlier lease is gone", "type", res.Type, "id", res.ID, "error", err)
+			if err := manager.AddResource(ctx, lease, res); err != nil && !errdefs.IsNotFound(err) {
+				return fmt.Errorf("take %s %s over from content lease %s: %w", res.Type, res.ID, old.ID, err)
 			}
 		}
 	}
-	return &session{store: s, key: key, lease: lease, older: older, at: s.at.Load()}, nil
+	return nil
 }
 
 // Sweep implements prefetch.Store.
