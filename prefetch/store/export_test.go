@@ -30,6 +30,14 @@ func (s *Store) Flicker() (stop func()) {
 	return func() { close(stopped); flickers.Wait() }
 }
 
+// OnSync lets f see the directories whose filesystems are synced.
+func (s *Store) OnSync(f func(dir string)) {
+	s.syncFS = func(dir string) error {
+		f(dir)
+		return syncFS(dir)
+	}
+}
+
 // Back is back.
 func (s *Store) Back(ctx context.Context) error { return s.back(ctx) }
 

@@ -9,6 +9,7 @@ import (
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/remotes"
@@ -203,7 +204,8 @@ func (s *session) Unpack(ctx context.Context, ref string, target ocispec.Descrip
 	ctx = s.in(ctx)
 	name := s.store.cfg.Snapshotter
 	img := containerd.NewImageWithPlatform(s.store.client, images.Image{Name: ref, Target: target}, p)
-	if err := img.Unpack(ctx, name); err != nil {
+	withSync := containerd.WithUnpackApplyOpts(diff.WithSyncFs(s.store.syncs.Load()))
+	if err := img.Unpack(ctx, name, withSync); err != nil {
 		return "", fmt.Errorf("unpack into %s: %w", name, err)
 	}
 	diffIDs, err := img.RootFS(ctx)

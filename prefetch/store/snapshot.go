@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/hotplate-dev/hotplate/prefetch"
 )
@@ -111,7 +113,11 @@ func (s *session) fillAndCommit(ctx context.Context, layer prefetch.LayerSnapsho
 	if (layer.Parent == "") != (len(lowers) == 0) {
 		return fmt.Errorf("prepare snapshot %s on %q: it has %d parents", layer.Chain, layer.Parent, len(lowers))
 	}
-	if err := fill(upper, lowers); err != nil {
+	err = fill(upper, lowers)
+	if err == nil && s.store.syncs.Load() {
+		err = s.store.syncFS(upper)
+	}
+	if err != nil {
 		return fmt.Errorf("fill snapshot %s: %w", layer.Chain, fillError{err})
 	}
 	commit := func() error {
@@ -127,6 +133,16 @@ func (s *session) fillAndCommit(ctx context.Context, layer prefetch.LayerSnapsho
 		return fmt.Errorf("commit snapshot %s: %w", layer.Chain, err)
 	}
 	return nil
+}
+
+// syncFS makes the filesystem with dir on it durable, as containerd's own unpack does where that is set
+// (core/diff/apply/apply_linux.go, doSyncFs, 2.4.2).
+func syncFS(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
 }
 
 // committedOrLost is for a snapshot that the daemon does not know any more, because it was away meanwhile: it had carried out

@@ -73,6 +73,9 @@ type Store struct {
 	roots  atomic.Pointer[roots] // as they were last
 	// at is what the last call of Way found, for new sessions; nil where the direct way is closed.
 	at atomic.Pointer[layout]
+	// syncs tells whether CRI syncs the filesystem of each layer that it unpacks, as the last call of Way found.
+	syncs  atomic.Bool
+	syncFS func(dir string) error
 	// process tells our probes from those of another process. The times are the constants.
 	process              string
 	probeTime, probeLife time.Duration
@@ -106,7 +109,7 @@ func New(cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("connect to containerd at %s: its client has no gRPC connection", cfg.Address)
 	}
 	return &Store{cfg: cfg, client: client, conn: conn, cri: runtimeapi.NewImageServiceClient(conn),
-		process: rand.Text(), probeTime: probeTime, probeLife: probeLife}, nil
+		syncFS: syncFS, process: rand.Text(), probeTime: probeTime, probeLife: probeLife}, nil
 }
 
 // Close ends the connection.

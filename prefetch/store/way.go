@@ -47,9 +47,12 @@ func (s *Store) Way(ctx context.Context) (way prefetch.Way, err error) {
 	if err != nil {
 		return way, err
 	}
-	if way.Discards, way.DiscardsKnown, err = s.discards(ctx, d); err != nil {
+	cri, err := s.settings(ctx, d)
+	if err != nil {
 		return way, err
 	}
+	way.Discards, way.DiscardsKnown = cri.discards, cri.discardsKnown
+	s.syncs.Store(cri.syncs)
 	at, err := s.direct(ctx, d)
 	var reason closed
 	switch {
@@ -190,26 +193,31 @@ func (s *Store) layoutOf(d daemon) (*layout, error) {
 	return &layout{content: content["root"], snapshots: overlay["root"], staging: staging, trees: trees}, nil
 }
 
-// discards asks whether the daemon discards the blobs of layers that it has unpacked: 2.4 exports it, 1.x shows its
-// CRI configuration, and the others do not say.
-func (s *Store) discards(ctx context.Context, d daemon) (discards, known bool, err error) {
+// settings are those of CRI that are about pulls, as far as the daemon tells them: whether it discards the blobs of layers
+// that it has unpacked, and whether it syncs the filesystem after each of them.
+type settings struct{ discards, discardsKnown, syncs bool }
+
+// settings asks for them: 1.x shows its CRI configuration, 2.4 exports the first, and the others do not say.
+func (s *Store) settings(ctx context.Context, d daemon) (settings, error) {
 	exports, _ := d.plugin(string(plugins.CRIServicePlugin), "images") // there is none in 1.x
 	if v := exports["DiscardUnpackedLayers"]; v == "true" || v == "false" {
-		return v == "true", true, nil
+		return settings{discards: v == "true", discardsKnown: true}, nil
 	}
 	resp, err := runtimeapi.NewRuntimeServiceClient(s.conn).Status(ctx, &runtimeapi.StatusRequest{Verbose: true})
 	if err != nil {
-		return false, false, fmt.Errorf("ask containerd's CRI for its status: %w", err)
+		return settings{}, fmt.Errorf("ask containerd's CRI for its status: %w", err)
 	}
 	var config struct {
-		Containerd struct{ DiscardUnpackedLayers *bool }
+		Containerd          struct{ DiscardUnpackedLayers *bool }
+		ImagePullWithSyncFs bool
 	}
 	// What cannot be parsed says nothing, as what is not there.
 	_ = json.Unmarshal([]byte(resp.GetInfo()["config"]), &config)
+	found := settings{syncs: config.ImagePullWithSyncFs}
 	if v := config.Containerd.DiscardUnpackedLayers; v != nil {
-		return *v, true, nil
+		found.discards, found.discardsKnown = *v, true
 	}
-	return false, false, nil
+	return found, nil
 }
 
 // versionNumbers reads the first three numbers of a version.

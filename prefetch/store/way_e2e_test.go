@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/hotplate-dev/hotplate/hack/rig"
@@ -81,6 +82,40 @@ func TestWhetherTheDaemonDiscards(t *testing.T) {
 				tells := strings.HasPrefix(line, "1.") || line == "2.4"
 				if way.DiscardsKnown != tells || way.Discards != (set && tells) {
 					t.Errorf("set %v: %+v", set, way)
+				}
+			})
+		}
+	}
+}
+
+// TestLayersAreSyncedWhereCRIIsToldTo has image_pull_with_sync_fs, which 2.x does not tell of and 1.6 does not know.
+func TestLayersAreSyncedWhereCRIIsToldTo(t *testing.T) {
+	for _, line := range rigtest.Lines(t) {
+		for _, set := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s set %v", line, set), func(t *testing.T) {
+				plugin := "cri.v1.images"
+				if strings.HasPrefix(line, "1.") {
+					plugin = "grpc.v1.cri"
+				}
+				d := rigtest.Containerd(t, rig.ContainerdConfig{Line: line, ExtraConfig: fmt.Sprintf(
+					"[plugins.\"io.containerd.%s\"]\nimage_pull_with_sync_fs = %v\n", plugin, set)})
+				s := storeOf(d)(t).(*store.Store)
+				_, session := openDirect(t, s, "sync")
+				var filled, synced []string
+				s.OnSync(func(dir string) { synced = append(synced, dir) })
+				for _, l := range prefetchtest.Build(t, 55, 1000, 2000).LayerSnapshots(t) {
+					err := session.AddSnapshot(t.Context(), l, func(upper string, _ []string) error {
+						if set && line == "1.7" {
+							filled = append(filled, upper)
+						}
+						return nil
+					})
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				if d := cmp.Diff(filled, synced); d != "" {
+					t.Errorf("synced (-want +got):\n%s", d)
 				}
 			})
 		}
