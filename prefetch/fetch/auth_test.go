@@ -141,14 +141,14 @@ func TestOnlyTheRegistrysOwn401IsAnswered(t *testing.T) {
 		plain bool   // it speaks no TLS
 		want  bool
 	}{
-		"its own":                           {want: true},
-		"after a fallback to HTTP":          {plain: true, want: true},
-		"on the same host":                  {to: "https://a.example.com/other", want: true},
-		"there after a fallback to HTTP":    {to: "/other", plain: true, want: true},
-		"on the same host without TLS":      {to: "http://a.example.com/other"},
-		"on another port of the same host":  {to: "https://a.example.com:8443/other"},
-		"on another host":                   {to: "https://b.example.com/other"},
-		"there and back":                    {to: "https://b.example.com/back", want: true},
+		"its own":                          {want: true},
+		"after a fallback to HTTP":         {plain: true, want: true},
+		"on the same host":                 {to: "https://a.example.com/other", want: true},
+		"there after a fallback to HTTP":   {to: "/other", plain: true, want: true},
+		"on the same host without TLS":     {to: "http://a.example.com/other"},
+		"on another port of the same host": {to: "https://a.example.com:8443/other"},
+		"on another host":                  {to: "https://b.example.com/other"},
+		"there and back":                   {to: "https://b.example.com/back", want: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			src, auth := sourceOf(t, onLinks(t, Config{}, nil), "a.example.com"), &nobody{}

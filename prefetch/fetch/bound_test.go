@@ -37,9 +37,9 @@ func TestATokenReplyThatIsTooLongIsCut(t *testing.T) {
 		body           []byte
 		login          func(registry, host string) (user, secret string, err error)
 	}{
-		"as it is":            {body: long},
-		"with a login":        {body: long, login: login},
-		"inflated":            {body: packed.Bytes(), encoding: "gzip"},
+		"as it is":             {body: long},
+		"with a login":         {body: long, login: login},
+		"inflated":             {body: packed.Bytes(), encoding: "gzip"},
 		"a header in the TOML": {body: long, toml: "[header]\nX-Key = \"one\"\n"},
 		"first tried with TLS": {body: long, toml: "skip_verify = true\n"},
 	} {

@@ -124,7 +124,7 @@ func TestTransient(t *testing.T) {
 			Err: tls.AlertError(42)}}), false},
 		"an unknown CA": {clean(&url.Error{Op: "Get", Err: x509.UnknownAuthorityError{}}), false},
 		"cancelled":     {clean(&url.Error{Op: "Get", Err: context.Canceled}), false},
-		"held":      {clean(&url.Error{Op: "Head", Err: fmt.Errorf("%w for another 1m0s", errHeld)}), false},
+		"held":          {clean(&url.Error{Op: "Head", Err: fmt.Errorf("%w for another 1m0s", errHeld)}), false},
 		"something":     {errors.New("something"), false},
 	} {
 		if got := transient(tc.err); got != tc.want {

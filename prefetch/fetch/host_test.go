@@ -59,12 +59,12 @@ func TestStatsTellWhatHappened(t *testing.T) {
 func TestRetryCauses(t *testing.T) {
 	for err, want := range map[error]string{
 		&StatusError{Code: 429}: "429", &StatusError{Code: 503}: "503", &StatusError{Code: 502}: "5xx",
-		&authError{&StatusError{Code: 503}}:                                              "token",
-		&brokenError{err: fmt.Errorf("%w for 30s", ErrStalled)}:                          "stalled",
-		&brokenError{err: &net.OpError{Op: "dial", Err: errors.New("refused")}}:          "connect",
-		&brokenError{err: errors.New("unexpected EOF")}: "cut",
-		io.ErrUnexpectedEOF:                             "cut",
-		&StatusError{Code: 408}:                         "other",
+		&authError{&StatusError{Code: 503}}:                                     "token",
+		&brokenError{err: fmt.Errorf("%w for 30s", ErrStalled)}:                 "stalled",
+		&brokenError{err: &net.OpError{Op: "dial", Err: errors.New("refused")}}: "connect",
+		&brokenError{err: errors.New("unexpected EOF")}:                         "cut",
+		io.ErrUnexpectedEOF:     "cut",
+		&StatusError{Code: 408}: "other",
 	} {
 		if got := retryCause(fmt.Errorf("some more: %w", err)); got != want {
 			t.Errorf("%v: %q, want %q", err, got, want)

@@ -16,6 +16,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/hotplate-dev/hotplate/prefetch"
 )
 
 // probeLife is when containerd removes what a probe that died has left.
@@ -77,7 +79,7 @@ func (s *session) makeRoot(ctx context.Context, at *layout) error {
 func (s *session) proveContent(ctx context.Context, at *layout) error {
 	data := []byte(rand.Text())
 	desc := ocispec.Descriptor{Digest: digest.FromBytes(data), Size: int64(len(data))}
-	path := filepath.Join(at.staging, "probe-"+desc.Digest.Encoded())
+	path := filepath.Join(at.staging, prefetch.ProbePrefix+desc.Digest.Encoded())
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		return probeFails("containerd's content root cannot be written from here", err)
 	}
@@ -109,7 +111,7 @@ func (s *session) proveContent(ctx context.Context, at *layout) error {
 // proveSnapshots moves a directory with some files into an active snapshot. Its usage is what the daemon counts.
 func (s *session) proveSnapshots(ctx context.Context, at *layout) error {
 	ctx = s.in(ctx)
-	tree, err := os.MkdirTemp(at.trees, "probe-")
+	tree, err := os.MkdirTemp(at.trees, prefetch.ProbePrefix)
 	if err != nil {
 		return probeFails("the snapshotter's root cannot be written from here", err)
 	}
@@ -192,7 +194,7 @@ func checkNamespace() error {
 
 // mayLayOut tries what laying out layers needs: giving files away, overlayfs's attributes, its whiteouts.
 func mayLayOut(dir string) error {
-	probe, err := os.MkdirTemp(dir, "probe-")
+	probe, err := os.MkdirTemp(dir, prefetch.ProbePrefix)
 	if err != nil {
 		return probeFails("containerd's directory cannot be written from here", err)
 	}
@@ -218,7 +220,7 @@ func (s *Store) removeProbes(ctx context.Context) error {
 	}
 	staging, trees := s.ours(d)
 	var errs []error
-	for _, left := range []struct{ dir, names string }{{staging, "probe-*"}, {staging, "link-*"}, {trees, "probe-*"}} {
+	for _, left := range []struct{ dir, names string }{{staging, prefetch.ProbePrefix + "*"}, {staging, "link-*"}, {trees, prefetch.ProbePrefix + "*"}} {
 		if left.dir == "" {
 			continue // or the pattern would be one of the root directory
 		}
