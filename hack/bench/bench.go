@@ -148,7 +148,7 @@ func (b *bench) Close() error {
 	for _, l := range b.links {
 		errs = append(errs, l.Close())
 	}
-	errs = append(errs, os.RemoveAll(b.nodeDir()))
+	errs = append(errs, os.RemoveAll(b.nodesDir()))
 	if b.lib != nil {
 		errs = append(errs, b.lib.Close())
 	}

@@ -92,8 +92,8 @@ func TestTimedPullMeasuresWhatHappened(t *testing.T) {
 				run.Containerd.PeakRSS < 10<<20 || run.Hotplate != (report.Process{}) {
 				t.Errorf("%s over %s: %+v cannot be", c.name, spec.name, run)
 			}
-			if _, err := os.Stat(b.nodeDir()); !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("after a pull the daemon's files: %v, want none", err)
+			if left, err := os.ReadDir(b.nodesDir()); err != nil || len(left) > 0 {
+				t.Errorf("after a pull the daemon's files: %v, %v, want none", left, err)
 			}
 		}
 	}
@@ -238,7 +238,7 @@ func heldBack(t *testing.T, b *bench, img stored, name string, enough func(open,
 	})
 	all := contestants()
 	c := all[slices.IndexFunc(all, func(c contestant) bool { return c.name == name })]
-	n, err := startNode(t.Context(), b.nodeDir(), c.config, proxy.Host(), b.lib.registry.Host())
+	n, err := startNode(t.Context(), filepath.Join(b.nodesDir(), "node"), c.config, proxy.Host(), b.lib.registry.Host())
 	if err != nil {
 		t.Fatal(err)
 	}

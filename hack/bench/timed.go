@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -15,20 +16,24 @@ import (
 	"github.com/hotplate-dev/hotplate/hack/bench/report"
 )
 
-// nodeDir is where every daemon has its files, one after the other.
-func (b *bench) nodeDir() string { return filepath.Join(b.dir, "node") }
+// nodesDir is where every daemon has its directory, one after the other.
+func (b *bench) nodesDir() string { return filepath.Join(b.dir, "nodes") }
 
 // coldNode starts a daemon for the contestant on an empty directory and an empty page cache, but for the image's blobs in
 // the registry.
 func (b *bench) coldNode(ctx context.Context, img stored, l link, config string) (*node, error) {
-	if err := os.RemoveAll(b.nodeDir()); err != nil {
+	if err := os.RemoveAll(b.nodesDir()); err != nil {
 		return nil, fmt.Errorf("remove the last daemon: %w", err)
 	}
+	if err := os.Mkdir(b.nodesDir(), 0o755); err != nil {
+		return nil, fmt.Errorf("make a directory for the daemon: %w", err)
+	}
+	spread(b.nodesDir())
 	b.report.Machine.CachesDropped = settle()
 	if err := img.warm(ctx); err != nil {
 		return nil, err
 	}
-	n, err := startNode(ctx, b.nodeDir(), config, l.Host(), b.lib.registry.Host())
+	n, err := startNode(ctx, filepath.Join(b.nodesDir(), rand.Text()[:8]), config, l.Host(), b.lib.registry.Host())
 	if err != nil {
 		return nil, err
 	}
