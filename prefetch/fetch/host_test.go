@@ -57,18 +57,20 @@ func TestStatsTellWhatHappened(t *testing.T) {
 }
 
 func TestRetryCauses(t *testing.T) {
-	for err, want := range map[error]string{
-		&StatusError{Code: 429}: "429", &StatusError{Code: 503}: "503", &StatusError{Code: 502}: "5xx",
-		&authError{&StatusError{Code: 503}}:                                     "token",
-		&brokenError{err: fmt.Errorf("%w for 30s", ErrStalled)}:                 "stalled",
-		&brokenError{err: &net.OpError{Op: "dial", Err: errors.New("refused")}}: "connect",
-		&brokenError{err: errors.New("unexpected EOF")}:                         "cut",
-		io.ErrUnexpectedEOF:     "cut",
-		&StatusError{Code: 408}: "other",
+	for want, err := range map[string]error{
+		"429": &StatusError{Code: 429}, "503": &StatusError{Code: 503}, "5xx": &StatusError{Code: 502},
+		"token":   &authError{&StatusError{Code: 503}},
+		"stalled": &brokenError{err: fmt.Errorf("%w for 30s", ErrStalled)},
+		"connect": &brokenError{err: &net.OpError{Op: "dial", Err: errors.New("refused")}},
+		"cut":     &brokenError{err: errors.New("unexpected EOF")},
+		"other":   &StatusError{Code: 408},
 	} {
 		if got := retryCause(fmt.Errorf("some more: %w", err)); got != want {
 			t.Errorf("%v: %q, want %q", err, got, want)
 		}
+	}
+	if got := retryCause(io.ErrUnexpectedEOF); got != "cut" {
+		t.Errorf("what containerd read: %q", got)
 	}
 }
 
