@@ -220,7 +220,8 @@ func (s *Store) removeProbes(ctx context.Context) error {
 	}
 	staging, trees := s.ours(d)
 	var errs []error
-	for _, left := range []struct{ dir, names string }{{staging, prefetch.ProbePrefix + "*"}, {staging, "link-*"}, {trees, prefetch.ProbePrefix + "*"}} {
+	probes := prefetch.ProbePrefix + "*"
+	for _, left := range []struct{ dir, names string }{{staging, probes}, {staging, "link-*"}, {trees, probes}} {
 		if left.dir == "" {
 			continue // or the pattern would be one of the root directory
 		}
