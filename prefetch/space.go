@@ -87,8 +87,8 @@ type claim struct {
 }
 
 // claimed is what others still take of a filesystem. The caller holds mu.
-func (r *room) claimed(device uint64) (bytes int64) {
-	for _, c := range r.claims {
+func (m *room) claimed(device uint64) (bytes int64) {
+	for _, c := range m.claims {
 		blobs, trees := c.left()
 		for _, n := range c.needs {
 			if n.volume.Device == device {

@@ -59,7 +59,7 @@ func (h *hanging) RoundTrip(req *http.Request) (*http.Response, error) {
 func TestATokenServerThatHangsIsAskedOnceForAllWhoWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &hanging{first: 1}
-		a, told := challenged(t, server)
+		a, told := challenged(t, server) //nolint:bodyclose // it has none
 		start := time.Now()
 		var all sync.WaitGroup
 		for i := range 9 {
@@ -178,7 +178,7 @@ func TestOnlyTheRegistrysOwn401IsAnswered(t *testing.T) {
 
 func TestACancelledTokenRequestIsNoFailureForOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, _ := challenged(t, &hanging{first: 1})
+		a, _ := challenged(t, &hanging{first: 1}) //nolint:bodyclose // it has none
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		var cancelled sync.WaitGroup
