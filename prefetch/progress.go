@@ -107,7 +107,7 @@ type Layer struct {
 	Size  int64 `json:"size"`
 	Done  int64 `json:"done"`
 	Phase Phase `json:"phase"`
-	// Unpacked is how many of its bytes have been laid out, in compressed bytes; in the API way none until all are.
+	// Unpacked is how many of its bytes have been laid out, in compressed bytes, where the way is Direct.
 	Unpacked int64 `json:"unpacked,omitempty"`
 	// Rate and Left are as in Snapshot.
 	Rate int64         `json:"rate,omitempty"`
@@ -246,15 +246,6 @@ func (p *Progress) layers(layers []ocispec.Descriptor) {
 			s.Layers = append(s.Layers, Layer{
 				Digest: l.Digest.String(), MediaType: l.MediaType, Size: l.Size, Phase: Pending,
 			})
-		}
-	})
-}
-
-// unpacked says that all layers are.
-func (p *Progress) unpacked() {
-	p.update(func(s *Snapshot) {
-		for i := range s.Layers {
-			s.Layers[i].Unpacked = s.Layers[i].Size
 		}
 	})
 }

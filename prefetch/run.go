@@ -326,9 +326,6 @@ func (r *run) unpack(ctx context.Context, pl plan) error {
 		if err == nil && chain != pl.chainID {
 			return fmt.Errorf("containerd unpacked %s, the config says %s: rebuild the image", chain, pl.chainID)
 		}
-		if err == nil {
-			r.progress.unpacked() // what is claimed for it is free to others
-		}
 		return err
 	})
 }
