@@ -35,11 +35,9 @@ type joined struct {
 func (c *company) join(ctx context.Context, dir string) (leave func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	d, err := c.open(ctx, dir)
-	if err != nil {
+	if _, err := c.open(ctx, dir); err != nil {
 		return nil, err
 	}
-	d.users++
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -47,7 +45,7 @@ func (c *company) join(ctx context.Context, dir string) (leave func(), err error
 	}, nil
 }
 
-// leave lets go of dir if nobody needs it any more. The caller holds mu.
+// leave takes one call of open back, and lets go of dir if nobody needs it any more. The caller holds mu.
 func (c *company) leave(dir string) {
 	d := c.dirs[dir]
 	if d.users--; d.users == 0 {
@@ -56,9 +54,10 @@ func (c *company) leave(dir string) {
 	}
 }
 
-// open returns dir, locked together with others. The caller holds mu.
+// open returns dir, locked together with others until leave. The caller holds mu.
 func (c *company) open(ctx context.Context, dir string) (*joined, error) {
 	if d := c.dirs[dir]; d != nil {
+		d.users++
 		return d, nil
 	}
 	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
@@ -71,7 +70,7 @@ func (c *company) open(ctx context.Context, dir string) (*joined, error) {
 	if c.dirs == nil {
 		c.dirs = make(map[string]*joined)
 	}
-	c.dirs[dir] = &joined{File: f}
+	c.dirs[dir] = &joined{File: f, users: 1}
 	return c.dirs[dir], nil
 }
 
@@ -83,7 +82,6 @@ func (c *company) alone(ctx context.Context, dir string, f func() error) error {
 	if err != nil {
 		return err
 	}
-	d.users++
 	defer c.leave(dir)
 	err = unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {

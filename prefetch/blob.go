@@ -141,7 +141,7 @@ func (b *blob) pour(ctx context.Context, src *fetch.Source, patient bool) error 
 	if b.desc.Size <= min(b.chunk(), smallBlob) {
 		return b.chunks(ctx, src.Whole(patient, onRetry))
 	}
-	if src.Ranges() || b.staged != nil && b.staged.Missing() == 0 {
+	if src.Ranges() || b.here() == b.desc.Size {
 		err := b.chunks(ctx, src.Ranged(patient, onRetry))
 		if !errors.Is(err, fetch.ErrRangeIgnored) {
 			return err

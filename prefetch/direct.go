@@ -266,7 +266,7 @@ func (d *direct) adopt(ctx context.Context, l *stacked, hold Hold, staged *stagi
 // reuse lays out a blob that is in the store. Its digest was verified when it came there, its diff ID is now.
 func (d *direct) reuse(ctx context.Context, l *stacked) (*layer.Tree, error) {
 	d.progress.layer(l.desc.Digest, func(pl *Layer) { pl.Done, pl.Phase, pl.WaitingFor = pl.Size, Unpacking, "" })
-	body, err := steadily(ctx, d.run, func() (io.ReadCloser, error) { return d.session.OpenBlob(ctx, l.desc) })
+	body, err := d.openBlob(ctx, l)
 	if err != nil {
 		return nil, err
 	}
@@ -278,9 +278,13 @@ func (d *direct) reuse(ctx context.Context, l *stacked) (*layer.Tree, error) {
 	return tree, err
 }
 
+func (d *direct) openBlob(ctx context.Context, l *stacked) (io.ReadCloser, error) {
+	return steadily(ctx, d.run, func() (io.ReadCloser, error) { return d.session.OpenBlob(ctx, l.desc) })
+}
+
 // blame finds out whether a blob that is in the store has changed since it came there, or the image is to blame for err.
 func (d *direct) blame(ctx context.Context, l *stacked, err error) error {
-	body, openErr := steadily(ctx, d.run, func() (io.ReadCloser, error) { return d.session.OpenBlob(ctx, l.desc) })
+	body, openErr := d.openBlob(ctx, l)
 	if openErr != nil {
 		return openErr
 	}

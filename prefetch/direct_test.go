@@ -292,17 +292,10 @@ func TestSweepRemovesWhatIsNotWanted(t *testing.T) {
 	reg := prefetchtest.NewOfflineRegistry("registry.test")
 	ref := reg.Push(prefetchtest.Build(t, 1, 300_000), "m", "v1")
 	p := prefetchtest.NewPrefetcher(t, store, prefetchtest.Hosts(reg))
-	broken := errors.New("broken")
-	mem.Fault = func(m string, _ bool) error {
-		if m == "Adopt" {
-			return broken
-		}
-		return nil
-	}
-	if _, err := p.Ensure(t.Context(), prefetch.Image{Ref: ref}, nil); !errors.Is(err, broken) {
+	mem.Fault = failing("Adopt", 1)
+	if _, err := p.Ensure(t.Context(), prefetch.Image{Ref: ref}, nil); !errors.Is(err, errBroken) {
 		t.Fatal(err)
 	}
-	mem.Fault = nil
 	way, err := store.Way(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -390,12 +383,7 @@ func TestWhatHasComeIsNotCountedTwice(t *testing.T) {
 				configure(c)
 				c.StallTimeout, c.Memory, c.MaxParallel = time.Minute, prefetch.DefaultMemory, 8
 			})
-			const size = 5 * prefetchtest.Chunk // the last of which does not come
-			disk := func(free int64) {
-				v := prefetch.Volume{Path: "/disk", Device: 1, Size: 10 * size, Free: free}
-				mem.SetSpace(prefetch.Space{Content: v, Snapshots: v})
-			}
-			reserve := int64(15 * 10 * size / 100)
+			const size = layerSize // its last chunk does not come
 			reg, reg2 := prefetchtest.NewOfflineRegistry("registry.test"), prefetchtest.NewOfflineRegistry("other.test")
 			img, other := prefetchtest.Build(t, 1, size), prefetchtest.Build(t, 2, size)
 			ref, ref2 := reg.Push(img, "m", "v1"), reg2.Push(other, "m", "v2")
@@ -417,7 +405,7 @@ func TestWhatHasComeIsNotCountedTwice(t *testing.T) {
 			var first sync.WaitGroup
 			defer first.Wait()
 			defer cancel()
-			disk(reserve + 3*size)
+			beyondReserve(mem, 3*size)
 			pr := new(prefetch.Progress)
 			first.Go(func() {
 				if _, err := p.Ensure(ctx, prefetch.Image{Ref: ref}, pr); !errors.Is(err, context.Canceled) {
@@ -433,12 +421,12 @@ func TestWhatHasComeIsNotCountedTwice(t *testing.T) {
 			if name != "layers kept" {
 				room = size
 			}
-			disk(reserve + 2*room - 2*prefetchtest.Chunk)
+			beyondReserve(mem, 2*room-2*prefetchtest.Chunk)
 			if _, err := p.Ensure(ctx, prefetch.Image{Ref: ref2}, nil); err != nil {
 				t.Errorf("one that fits beside the rest of the first is %v", err)
 			}
 			third := reg2.Push(prefetchtest.Build(t, 3, size), "m", "v3")
-			disk(reserve + room)
+			beyondReserve(mem, room)
 			_, err := p.Ensure(ctx, prefetch.Image{Ref: third}, nil)
 			if !errors.Is(err, prefetch.ErrNoSpace) || !strings.Contains(err.Error(), "other images under way will take") {
 				t.Errorf("one that does not fit beside the first is %v", err)

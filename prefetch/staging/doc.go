@@ -39,7 +39,7 @@
 // A data file with a second link may already be containerd's and is never written to: it is whole, or it is replaced.
 //
 // What is believed wrongly: marks on a filesystem that was torn away from its disk with unwritten bytes and mounted again
-// without a reboot; and marks after an fsync that failed, if the process is killed before it can remove them. And what a checkpoint covers, on a
-// disk that lost it although it said that it was there: the bytes before the hash's offset are not hashed again. Where they are
-// unpacked from a compressed layer that shows, in a plain one it does not.
+// without a reboot; and marks after an fsync that failed, if the process is killed before it can remove them. And what a
+// checkpoint covers, on a disk that lost it although it said that it was there: the bytes before the hash's offset are not
+// hashed again. Where they are unpacked from a compressed layer that shows, in a plain one it does not.
 package staging

@@ -162,7 +162,7 @@ func (s *session) Keep(ctx context.Context, names []string, target ocispec.Descr
 		return fmt.Errorf("look for the labels of %s: %w", target.Digest, err)
 	}
 	with := map[string]string{s.store.keepLabel(s.key): strings.Join(append([]string{manifest.String()}, names...), " ")}
-	if root := info.Labels[rootLabel]; root == "" || strings.HasPrefix(root, rootOurs) {
+	if info.Labels[rootLabel] == "" || s.store.parseArtifact(info).root {
 		with[rootLabel] = rootOurs + time.Now().UTC().Format(time.RFC3339)
 	}
 	return s.store.label(ctx, target.Digest, with)
